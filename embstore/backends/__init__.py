@@ -1,0 +1,46 @@
+"""Where rows live. :func:`open_backend` picks one by the location's scheme."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import platformdirs
+
+from embstore.backends.base import Backend
+from embstore.backends.disk import DiskBackend
+from embstore.errors import StoreRefusedError
+
+__all__ = ["open_backend", "resolve_location"]
+
+
+def resolve_location(location: str | os.PathLike[str] | None) -> str:
+    """The location that is meant: a path without scheme, or a URL of another scheme.
+
+    ``None`` is ``$EMBSTORE_HOME``, else the platform's user cache directory.
+    """
+    if location is None:
+        location = os.environ.get("EMBSTORE_HOME") or platformdirs.user_cache_dir("embstore")
+    location = os.fspath(location)
+    if location.startswith("disk://"):
+        location = unquote(urlsplit(location).path)
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def open_backend(
+    location: str, *, timeout: float, read_only: bool, seed: int | None = None
+) -> Backend:
+    """The backend at a location that :func:`resolve_location` gave.
+
+    Raises:
+        StoreRefusedError: if no backend has that scheme, or the store may not be used.
+        StoreError: if it cannot be opened or made.
+    """
+    if "://" in location:
+        scheme = location.partition("://")[0]
+        raise StoreRefusedError(
+            f"no backend for {scheme}:// locations; a path or disk:///path is a directory",
+            path=location,
+        )
+    return DiskBackend(Path(location), timeout=timeout, read_only=read_only, seed=seed)

@@ -1,0 +1,273 @@
+"""Looking after a store: checking it, giving back space, rebuilding the ledger from the vectors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from embstore.backends.base import CompactReport, NamespaceInfo, VerifyReport
+from embstore.backends.disk.ledger import FILE, Head, Ledger
+from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.shelf import Shelf, learn_all
+from embstore.backends.disk.vectors import SUFFIX, Header, read_header
+from embstore.errors import StoreDamagedError, StoreError
+
+_CHUNK = 8192
+_BUILDING = "rebuild"
+
+
+def headers(vectors: Path) -> list[Header]:
+    """The sound headers of a folder of vector files, the newest file of each namespace.
+
+    Raises:
+        StoreRefusedError: if a newer embstore wrote one of them.
+    """
+    newest: dict[bytes, Header] = {}
+    for header in _all_headers(vectors):
+        newest[header.namespace.id] = header
+    return list(newest.values())
+
+
+def _all_headers(vectors: Path) -> list[Header]:
+    found = []
+    for path in vectors.glob(f"*{SUFFIX}"):
+        try:
+            header = read_header(path)
+        except (StoreDamagedError, OSError):
+            continue
+        if header.file_name == path.name:
+            found.append(header)
+    return sorted(found, key=lambda header: header.generation)
+
+
+def info(
+    header: Header, rows: int, deleted: int = 0, counters: tuple[int, float] = (0, 0.0)
+) -> NamespaceInfo:
+    """What the registry shows of a namespace."""
+    return NamespaceInfo(
+        namespace=header.namespace,
+        dtype=np.dtype(header.dtype).name,
+        dim=header.dim,
+        entries=rows - deleted,
+        bytes=header.size + rows * header.row_format().stride,
+        computed=counters[0],
+        encode_seconds=counters[1],
+    )
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files of a store."""
+    total = 0
+    for folder in (directory, directory / VECTORS):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_file(follow_symlinks=False):
+                        total += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue  # deleted by another process meanwhile
+    return total
+
+
+def _shelf(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shelf, Head]:
+    entry, head = ledger.entry(namespace_id), ledger.head(namespace_id)
+    if entry is None or head is None:
+        raise StoreDamagedError("the registry has a hole", path=str(directory))
+    shelf = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
+    learn_all(shelf, ledger.batches(namespace_id, head.generation))
+    if shelf.known != head.rows:
+        raise StoreDamagedError("batches are missing in the ledger", path=str(directory))
+    return shelf, head
+
+
+def first_fault(ledger: Ledger) -> StoreError | None:
+    """What keeps a ledger from being believed, if anything does."""
+    try:
+        with ledger.snapshot():
+            if problems := ledger.check():
+                return StoreDamagedError(problems[0], path=str(ledger.path))
+            ledger.identities()
+            for namespace_id in ledger.namespace_ids():
+                ledger.counters(namespace_id)
+                _shelf(ledger.path.parent, ledger, namespace_id)[0].file.close()
+    except StoreError as fault:
+        return fault
+    return None
+
+
+def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
+    """Compare every row with its checksum and with the ledger, and the ledger with itself."""
+    if ledger is None:
+        return VerifyReport(0, 0, (f"the ledger {directory / FILE} cannot be used",))
+    if fault := first_fault(ledger):
+        return VerifyReport(0, 0, (str(fault),))
+    rows, corrupt, problems = 0, 0, []
+    current = set()
+    for namespace_id in ledger.namespace_ids():
+        with ledger.snapshot():
+            shelf, head = _shelf(directory, ledger, namespace_id)
+            batches = ledger.batches(namespace_id, head.generation)
+        current.add(shelf.file.path.name)
+        try:
+            if read_header(shelf.file.path) != shelf.header:
+                problems.append(f"{shelf.file.path}: the header belongs to another file")
+        except (StoreError, OSError) as error:
+            problems.append(str(error))
+        bad = 0
+        for first, digests in batches:
+            expected = np.frombuffer(digests, "<u8").reshape(-1, 2)
+            live = expected.any(axis=1)
+            rows += int(live.sum())
+            bad += int(live.sum()) - _count_sound(shelf, first, expected)
+        if bad:
+            problems.append(f"{shelf.file.path}: {bad:,} damaged rows")
+        corrupt += bad
+        shelf.file.close()
+    for path in sorted((directory / VECTORS).iterdir()):
+        if path.name not in current:
+            problems.append(f"{path}: belongs to no namespace; compacting removes it")
+    return VerifyReport(rows, corrupt, tuple(problems))
+
+
+def _count_sound(shelf: Shelf, first: int, expected: np.ndarray) -> int:
+    count = 0
+    try:
+        rows = shelf.file.rows(first + len(expected))[first:]
+    except StoreError:
+        return 0
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        same = (part["digest"] == expected[start : start + len(part)]).all(axis=1)
+        count += int((shelf.file.format.valid(part.copy()) & same).sum())
+    return count
+
+
+def compact(directory: Path, ledger: Ledger) -> CompactReport:
+    """Copy what is sound into the next generation of each namespace that has anything to drop.
+
+    Each namespace is one transaction: others wait for it, and a crash leaves the old generation.
+    """
+    before, kept = size(directory), 0
+    for namespace_id in ledger.namespace_ids():
+        with ledger.transaction():
+            if ledger.head(namespace_id) is None:
+                continue  # cleared by another process meanwhile
+            shelf, head = _shelf(directory, ledger, namespace_id)
+            if head.deleted or _count_damaged(shelf):
+                head = _next_generation(directory, ledger, namespace_id, [shelf])
+            kept += head.rows - head.deleted
+        shelf.file.close()
+    with ledger.transaction():
+        _remove_strangers(directory, ledger)
+    ledger.vacuum()
+    return CompactReport(kept, before, size(directory))
+
+
+def _count_damaged(shelf: Shelf) -> int:
+    sound = sum(
+        len(shelf.sound_rows(start, start + _CHUNK)) for start in range(0, shelf.known, _CHUNK)
+    )
+    return shelf.known - sound
+
+
+def _next_generation(
+    directory: Path, ledger: Ledger, namespace_id: bytes, sources: Iterable[Shelf]
+) -> Head:
+    """Write the sound rows of all sources into a new file, each text once. In a transaction."""
+    entry = ledger.entry(namespace_id)
+    if entry is None:
+        raise StoreDamagedError("the registry has a hole", path=str(directory))
+    head = Head(ledger.next_generation(), 0, 0)
+    target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
+    target.file.create()
+    ledger.switch(namespace_id, head)
+    for source in sources:
+        for start in range(0, source.known, _CHUNK):
+            rows = source.sound_rows(start, start + _CHUNK)
+            rows = rows[target.locate(np.ascontiguousarray(rows["digest"])) < 0]
+            if len(rows):
+                target.file.write(head.rows, rows)
+                digests = np.ascontiguousarray(rows["digest"])
+                target.learn(head.rows, digests, sound=True)
+                head = ledger.append(namespace_id, head, digests.tobytes())
+    target.file.sync()  # before the old file goes
+    target.file.close()
+    return head
+
+
+def _remove_strangers(directory: Path, ledger: Ledger) -> None:
+    """Unlink vector files that no namespace uses. In a transaction: no file is in the making."""
+    current = set()
+    for namespace_id in ledger.namespace_ids():
+        head = ledger.head(namespace_id)
+        if head is not None:
+            current.add(f"{namespace_id.hex()}.{head.generation}{SUFFIX}")
+    for path in (directory / VECTORS).iterdir():
+        if path.name not in current:
+            path.unlink(missing_ok=True)
+
+
+def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
+    """Make a new ledger from the vector files; returns it with the number of vectors kept.
+
+    Rows are copied to files of new generations: processes that still have the old ledger open may
+    go on appending to the old files, and must not meet new writers there. The damaged ledger stays
+    beside the new one as ``cache.db.damaged``. Called under ``location.exclusive``.
+
+    Args:
+        directory: the store.
+        timeout: seconds to wait for a lock.
+        seed: seed of the new ledger if no vector file tells it.
+
+    Raises:
+        OSError: if there is no space for the copies; what was there is left as it was.
+    """
+    vectors = directory / VECTORS
+    old_files = list(vectors.iterdir())
+    found = _all_headers(vectors)
+    seed = found[-1].seed if found else seed
+    generations = [int(path.name.split(".")[1]) for path in old_files if path.suffix == SUFFIX]
+    building = directory / _BUILDING
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(mode=0o700)
+    kept = 0
+    try:
+        ledger = Ledger.create(building, timeout, seed, max(generations, default=0))
+        try:
+            for newest in headers(vectors):
+                sources = [_whole(vectors, header) for header in found if _alike(header, newest)]
+                with ledger.transaction():
+                    ledger.register(newest.namespace, newest.dtype, newest.dim)
+                    head = _next_generation(directory, ledger, newest.namespace.id, sources)
+                kept += head.rows
+        finally:
+            ledger.close()
+        for ending in ("-wal", "-shm", ""):
+            part = directory / f"{FILE}{ending}"
+            if part.exists():
+                part.replace(directory / f"{FILE}.damaged{ending}")
+        (building / FILE).replace(directory / FILE)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    for path in old_files:
+        path.unlink(missing_ok=True)
+    return Ledger(directory, timeout), kept
+
+
+def _alike(header: Header, newest: Header) -> bool:
+    return (header.namespace.id, header.seed, header.dtype, header.dim) == (
+        newest.namespace.id,
+        newest.seed,
+        newest.dtype,
+        newest.dim,
+    )
+
+
+def _whole(vectors: Path, header: Header) -> Shelf:
+    shelf = Shelf(vectors, header)
+    shelf.learn(0, shelf.file.rows(2**62)["digest"].copy())
+    return shelf

@@ -1,0 +1,109 @@
+"""What one process knows of one namespace: its file, its index, and which rows it has checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from embstore.backends.disk.index import DigestIndex
+from embstore.backends.disk.vectors import Header, VectorFile
+from embstore.backends.rows import Array, Digests, Rows
+from embstore.errors import StoreDamagedError
+
+
+class Shelf:
+    """The rows of one namespace and generation, for look-ups. Used under ``locks.INDEX``.
+
+    Attributes:
+        known: number of rows this process has heard of.
+        corrupt: rows found damaged so far.
+    """
+
+    def __init__(self, directory: Path, header: Header) -> None:
+        self.file = VectorFile(directory, header)
+        self.header = header
+        self.known = 0
+        self.corrupt = 0
+        self._index = DigestIndex()
+        self._sound = np.zeros(0, np.bool_)
+        self._damaged: set[int] = set()
+
+    def learn(self, first: int, digests: Digests, *, sound: bool = False) -> None:
+        """Hear of the rows from number ``first`` on; ``sound`` if this process wrote them itself.
+
+        Raises:
+            StoreDamagedError: if rows before these were never heard of.
+        """
+        if first != self.known:
+            raise StoreDamagedError(
+                f"{self.file.path}: row {self.known} is missing", path=str(self.file.path)
+            )
+        self._index.extend(digests, first)
+        self.known = first + len(digests)
+        if self.known > len(self._sound):
+            grown = np.zeros(max(self.known, 2 * len(self._sound)), np.bool_)
+            grown[: len(self._sound)] = self._sound
+            self._sound = grown
+        self._sound[first : self.known] = sound
+
+    def locate(self, digests: Digests) -> Rows:
+        """The number of a sound row for each of (n, 2) digests; -1 where there is none.
+
+        The digest in the row is compared at every read (rows can be deleted by others), the
+        checksum once per row and process (rows never change).
+        """
+        rows = self._index.find(digests)
+        mapped = self.file.rows(self.known)
+        present = (rows >= 0) & (rows < len(mapped))
+        if not present.any():
+            return np.where(present, rows, -1)
+        stored = mapped["digest"][np.where(present, rows, 0)]
+        sound = present & (stored[:, 0] == digests[:, 0]) & (stored[:, 1] == digests[:, 1])
+        unchecked = np.unique(rows[sound][~self._sound[rows[sound]]])
+        if len(unchecked):
+            self._check(mapped, unchecked)
+            sound[sound] = self._sound[rows[sound]]
+        for number in np.flatnonzero((rows >= 0) & ~sound).tolist():
+            rows[number] = self._search(mapped, digests[number])
+        return rows
+
+    def _check(self, mapped: Array, rows: Rows) -> None:
+        passed = mapped["checksum"][rows] == self.file.format.checksums(mapped, rows.tolist())
+        self._sound[rows] = passed
+        damaged = {row for row in rows[~passed].tolist() if mapped["digest"][row].any()}
+        self.corrupt += len(damaged - self._damaged)
+        self._damaged |= damaged
+
+    def _search(self, mapped: Array, digest: Digests) -> int:
+        """The one-by-one way: the row proposed first was deleted, damaged, or another text's."""
+        for row in self._index.candidates(int(digest[0])):
+            if row < len(mapped) and (mapped["digest"][row] == digest).all():
+                if not self._sound[row]:
+                    self._check(mapped, np.array([row]))
+                if self._sound[row]:
+                    return row
+        return -1
+
+    def vectors(self, rows: Rows) -> Array:
+        """The vectors of located rows, (n, dim), fresh and C-contiguous; zeros for row -1."""
+        stored = self.file.rows(self.known)["vector"]
+        found = rows >= 0
+        if found.all():
+            return np.ascontiguousarray(stored[rows])
+        vectors = np.zeros((len(rows), self.file.format.dim), self.file.format.vector_dtype)
+        vectors[found] = stored[rows[found]]
+        return vectors
+
+    def sound_rows(self, start: int, stop: int) -> Array:
+        """A copy of the rows among those numbered ``start`` to ``stop`` that a look-up would give."""
+        rows = self.file.rows(min(stop, self.known))[start:].copy()
+        located = self.locate(np.ascontiguousarray(rows["digest"]))
+        return rows[located == np.arange(start, start + len(rows))]
+
+
+def learn_all(shelf: Shelf, batches: Iterable[tuple[int, bytes]]) -> None:
+    """Hear of batches as the ledger gives them."""
+    for first, digests in batches:
+        shelf.learn(first, np.frombuffer(digests, "<u8").reshape(-1, 2))

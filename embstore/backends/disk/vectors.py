@@ -1,0 +1,223 @@
+"""The vector file: a header, then rows of one stride, appended and never changed.
+
+    offset  size
+         0     8  magic "embstore"
+         8     4  format version
+        12     4  length of the JSON that follows
+        16     n  JSON: seed, generation, namespace, dtype, dim, stride
+      16+n     8  checksum, xxh3_64 of all before it
+                  zeros up to the next multiple of 4096: the first row starts there
+
+Only a committed row number (see ledger.py) says how many rows there are: bytes past it were left by
+a writer that died, and are overwritten by the next one. The header serves to rebuild the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from embstore.backends.rows import Array, RowFormat, Rows
+from embstore.errors import EmbstoreError, StoreDamagedError, StoreError, StoreRefusedError
+from embstore.keys import Namespace, canonical_json
+
+MAGIC = b"embstore"
+FORMAT = 1
+PAGE = 4096
+SUFFIX = ".vec"
+
+_PREFIX = struct.Struct("<8sII")
+_CHECKSUM = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a vector file says of itself."""
+
+    seed: int
+    generation: int
+    namespace: Namespace
+    dtype: str
+    dim: int
+
+    def row_format(self) -> RowFormat:
+        """The layout of the file's rows."""
+        return RowFormat(self.namespace.id, self.seed, self.dtype, self.dim)
+
+    def to_bytes(self) -> bytes:
+        """The header as it is written, padded to whole pages."""
+        document = canonical_json(
+            {
+                "seed": self.seed,
+                "generation": self.generation,
+                "namespace": self.namespace.to_dict(),
+                "dtype": self.dtype,
+                "dim": self.dim,
+                "stride": self.row_format().stride,
+            }
+        )
+        body = _PREFIX.pack(MAGIC, FORMAT, len(document)) + document
+        body += _CHECKSUM.pack(xxh3_64_intdigest(body))
+        return body.ljust(-(-len(body) // PAGE) * PAGE, b"\0")
+
+    @property
+    def size(self) -> int:
+        """Bytes before the first row."""
+        return len(self.to_bytes())
+
+    @property
+    def file_name(self) -> str:
+        """Digits only: nothing of a model's or a user's name goes into a path."""
+        return f"{self.namespace.id.hex()}.{self.generation}{SUFFIX}"
+
+
+def read_header(path: Path) -> Header:
+    """The header of a vector file.
+
+    Raises:
+        StoreRefusedError: if a newer embstore wrote it.
+        StoreDamagedError: if it is not a sound header.
+        OSError: if the file cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        start = file.read(_PREFIX.size)
+        if len(start) < _PREFIX.size or not start.startswith(MAGIC):
+            raise StoreDamagedError(f"{path} is not a vector file", path=str(path))
+        _, version, length = _PREFIX.unpack(start)
+        if length > os.fstat(file.fileno()).st_size:
+            raise StoreDamagedError(f"the header of {path} is damaged", path=str(path))
+        body = start + file.read(length)
+        checksum = file.read(_CHECKSUM.size)
+    if checksum != _CHECKSUM.pack(xxh3_64_intdigest(body)):
+        raise StoreDamagedError(f"the header of {path} is damaged", path=str(path))
+    refuse_newer(version, path)
+    try:
+        fields = json.loads(body[_PREFIX.size :])
+        return Header(
+            seed=fields["seed"],
+            generation=fields["generation"],
+            namespace=Namespace.from_dict(fields["namespace"]),
+            dtype=fields["dtype"],
+            dim=fields["dim"],
+        )
+    except (KeyError, TypeError, ValueError, EmbstoreError) as error:
+        raise StoreDamagedError(f"the header of {path}: {error}", path=str(path)) from error
+
+
+def refuse_newer(version: int, path: Path) -> None:
+    """Raise StoreRefusedError if ``version`` is a format that this embstore does not know."""
+    if version > FORMAT:
+        raise StoreRefusedError(
+            f"{path} has format {version}, made by a newer embstore (this one reads {FORMAT}): "
+            "upgrade embstore, or choose another location",
+            path=str(path),
+        )
+
+
+class VectorFile:
+    """The rows of one namespace and generation.
+
+    Reads go through a memory map; it never reaches past the file's real end, so a file that was cut
+    short gives fewer rows and not a bus error.
+    """
+
+    def __init__(self, directory: Path, header: Header) -> None:
+        self.path = directory / header.file_name
+        self.header = header
+        self.format = header.row_format()
+        self._start = header.size
+        self._read_fd = -1
+        self._write_fd = -1
+        self._mapped = np.empty(0, self.format.dtype)
+
+    def create(self) -> None:
+        """Make the file with its header, replacing what a writer left there that never committed.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._write_fd = os.open(self.path, flags, 0o600)
+        os.fchmod(self._write_fd, 0o600)
+        _pwrite(self._write_fd, self.header.to_bytes(), 0)
+
+    def rows(self, count: int) -> Array:
+        """The first ``count`` rows, or as many as the file has, as a read-only view.
+
+        The view is of the file: a row that is deleted later changes under it.
+
+        Raises:
+            StoreError: if the file cannot be opened.
+        """
+        try:
+            if self._read_fd < 0:
+                self._read_fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            size = os.fstat(self._read_fd).st_size
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
+        present = max(0, size - self._start) // self.format.stride
+        if len(self._mapped) > present or len(self._mapped) < min(count, present):
+            self._map(present)
+        return self._mapped[:count]
+
+    def _map(self, present: int) -> None:
+        # Of the whole file: it grows by small commits, and each map costs its page faults again.
+        if not present:
+            self._mapped = np.empty(0, self.format.dtype)
+            return
+        length = self._start + present * self.format.stride
+        view = mmap.mmap(self._read_fd, length, access=mmap.ACCESS_READ)
+        self._mapped = np.frombuffer(view, self.format.dtype, present, self._start)
+
+    def write(self, first: int, rows: Array) -> None:
+        """Write ``rows`` from row number ``first`` on. They count once the ledger says so.
+
+        Raises:
+            OSError: if they cannot all be written.
+        """
+        start = self._start + first * self.format.stride
+        _pwrite(self._writable(), memoryview(rows.view(np.uint8)), start)
+
+    def erase(self, rows: Rows) -> None:
+        """Make the numbered rows invalid for every reader at once, by zeroing checksum and digest.
+
+        The vectors stay as they are: a reader that has just compared the digest must still get the
+        vector that belongs to it.
+        """
+        for row in rows.tolist():
+            _pwrite(self._writable(), bytes(24), self._start + row * self.format.stride)
+
+    def restore_header(self) -> None:
+        """Write the header again, as the ledger knows it."""
+        _pwrite(self._writable(), self.header.to_bytes(), 0)
+
+    def sync(self) -> None:
+        """Wait until the disk has everything."""
+        os.fsync(self._writable())
+
+    def _writable(self) -> int:
+        if self._write_fd < 0:
+            self._write_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._write_fd
+
+    def close(self) -> None:
+        """Let go of the descriptors. Views handed out stay readable."""
+        for fd in (self._read_fd, self._write_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._read_fd = self._write_fd = -1
+        self._mapped = np.empty(0, self.format.dtype)
+
+
+def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,104 @@
+"""The row: what any backend stores for a key, and how a reader knows that it is sound.
+
+    checksum 8 B | text digest 16 B | vector, padded to a multiple of 8 B
+
+Little-endian. The checksum is xxh3_64 of all that follows it in the row, seeded with a digest of
+the namespace, the dtype, the dim and the store's seed: a row is valid only for the text, the
+namespace, the layout and the store it was written for, whatever file it is found in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+from embstore.errors import NamespaceError
+from embstore.keys import DIGEST_SIZE
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+"""Row numbers, (n,) int64; -1 stands for none."""
+Digests = npt.NDArray[np.uint64]
+"""Text digests as (n, 2) uint64: the high half sorts, both halves identify."""
+
+
+def as_digests(digests: Iterable[bytes]) -> Digests:
+    """16-byte digests as a read-only (n, 2) uint64 array."""
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+
+
+class RowFormat:
+    """How the rows of one namespace are laid out.
+
+    Args:
+        namespace_id: 16 bytes.
+        seed: the store's seed.
+        dtype: dtype of the vectors: floating point or integer.
+        dim: numbers in a vector.
+
+    Raises:
+        NamespaceError: if vectors of that dtype or dim cannot be stored.
+    """
+
+    def __init__(self, namespace_id: bytes, seed: int, dtype: npt.DTypeLike, dim: int) -> None:
+        self.vector_dtype = np.dtype(dtype).newbyteorder("<")
+        self.dim = dim
+        if self.vector_dtype.kind not in "fiu":
+            raise NamespaceError(f"vectors of dtype {np.dtype(dtype)} cannot be stored")
+        if not 0 < dim <= 2**24:
+            raise NamespaceError(f"vectors of {dim} numbers cannot be stored")
+        identity = b"%b%d %d %b" % (namespace_id, seed, dim, self.vector_dtype.str.encode())
+        self._row_seed = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little")
+
+    @cached_property
+    def stride(self) -> int:
+        """Bytes from one row to the next."""
+        unpadded = 8 + DIGEST_SIZE + self.vector_dtype.itemsize * self.dim
+        return -(-unpadded // 8) * 8
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The row as a structured dtype: fields ``checksum``, ``digest`` and ``vector``."""
+        return np.dtype(
+            {
+                "names": ["checksum", "digest", "vector"],
+                "formats": ["<u8", ("<u8", 2), (self.vector_dtype, self.dim)],
+                "offsets": [0, 8, 8 + DIGEST_SIZE],
+                "itemsize": self.stride,
+            }
+        )
+
+    def pack(self, digests: Digests, vectors: Array) -> Array:
+        """Rows, (n,) of :attr:`dtype`, from (n, 2) digests and (n, dim) vectors."""
+        rows = np.zeros(len(digests), self.dtype)
+        rows["digest"] = digests
+        rows["vector"] = vectors
+        rows["checksum"] = self.checksums(rows, range(len(rows)))
+        return rows
+
+    def checksums(self, rows: Array, numbers: Iterable[int]) -> npt.NDArray[np.uint64]:
+        """The checksum that each of the numbered rows ought to carry.
+
+        One slice and one hash of 1.5 KB take 0.26 µs a row, which is why readers do it once per
+        row and process and not at every read.
+        """
+        stride, seed = self.stride, self._row_seed
+        raw = memoryview(rows.view(np.uint8)) if len(rows) else memoryview(b"")
+        return np.array(
+            [
+                xxh3_64_intdigest(raw[start + 8 : start + stride], seed)
+                for start in (number * stride for number in numbers)
+            ],
+            np.uint64,
+        )
+
+    def valid(self, rows: Array) -> npt.NDArray[np.bool_]:
+        """Which rows carry the right checksum; a deleted row (digest 0) is not valid."""
+        checked = rows["checksum"] == self.checksums(rows, range(len(rows)))
+        return np.asarray(checked & rows["digest"].any(axis=1))

@@ -1,0 +1,121 @@
+"""Namespaces and digests: what makes two embeddings the same embedding.
+
+A key is 32 bytes: the id of a namespace (everything besides the text that decides a vector) and
+the digest of the text. See docs/keys.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from embstore.errors import NamespaceError
+
+DIGEST_SIZE = 16
+"""Bytes of a text digest and of a namespace id."""
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Everything besides the text that decides a vector.
+
+    Two namespaces are one if and only if all their fields are equal. The fields are digested as
+    canonical JSON, so no value can be mistaken for a separator or run over into the next field.
+
+    Args:
+        model_name: the model as its users call it.
+        fingerprint: what tells these weights and settings from others of that name: a digest for a
+            loaded model, a version for a function; "" if there is nothing to tell apart.
+        normalize: whether vectors were scaled to unit length after the model.
+        prompt: the resolved prompt put in front of each text; None and "" both mean none.
+        task: the task a model with routes was asked for ("query", "document", ...).
+        truncate_dim: number of leading dimensions kept; None for all.
+        max_seq_length: number of tokens after which the model cuts a text; None if not known.
+        dtype: dtype the model computes in, as its library names it; None if not known.
+        extra: further JSON values that decide the vector.
+
+    Raises:
+        NamespaceError: if a field cannot be written as JSON.
+
+    >>> Namespace("m", prompt="query: ").id == Namespace("m", prompt="query: ").id
+    True
+    >>> Namespace("m", normalize=True).id == Namespace("m").id
+    False
+    """
+
+    model_name: str
+    fingerprint: str = ""
+    normalize: bool = False
+    prompt: str | None = None
+    task: str | None = None
+    truncate_dim: int | None = None
+    max_seq_length: int | None = None
+    dtype: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_name, str) or not self.model_name:
+            raise NamespaceError(
+                f"a namespace needs a model name, not {self.model_name!r}", namespace=None
+            )
+        object.__setattr__(self, "prompt", self.prompt or None)
+        object.__setattr__(self, "normalize", bool(self.normalize))
+        # A copy through JSON: later changes to the caller's dict must not change the key.
+        try:
+            object.__setattr__(self, "extra", json.loads(canonical_json(dict(self.extra))))
+            canonical_json(self.to_dict())
+        except (TypeError, ValueError) as error:
+            raise NamespaceError(
+                f"a namespace holds only JSON values: {error}", namespace=None
+            ) from None
+
+    @cached_property
+    def id(self) -> bytes:
+        """16 bytes, the blake2b digest of the canonical JSON.
+
+        blake2b and not xxh3, because prompts may come from strangers, and xxh3 collides on purpose.
+        """
+        return hashlib.blake2b(canonical_json(self.to_dict()), digest_size=DIGEST_SIZE).digest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON values."""
+        return {name: value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Namespace:
+        """The namespace that :meth:`to_dict` describes."""
+        return cls(**fields)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def canonical_json(value: Any) -> bytes:
+    """``value`` as JSON in one form only: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
+
+
+def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
+    """The 16-byte digest of each text.
+
+    xxh3_128 of the UTF-8 bytes, seeded with the store's own seed: without one, texts that collide
+    can be made at once. Lone surrogates are digested as ``surrogatepass`` writes them.
+
+    Raises:
+        TypeError: if a text is not a ``str``.
+    """
+    try:
+        return [xxh3_128_digest(text.encode(), seed) for text in texts]
+    except UnicodeEncodeError:
+        return [xxh3_128_digest(text.encode("utf-8", "surrogatepass"), seed) for text in texts]
+    except AttributeError:
+        wrong = next(text for text in texts if not isinstance(text, str))
+        raise TypeError(f"texts must be str, not {type(wrong).__name__}: {wrong!r:.80}") from None

@@ -1,0 +1,108 @@
+"""The memory tier: rows used last, in this process, bounded by bytes and by entries."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from embstore.locks import MEMORY
+
+OVERHEAD = 200
+"""Bytes that one entry takes beyond its vector (two bytes objects, a slot of the ordered dict):
+measured with tracemalloc on CPython 3.11, 196."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(size: int | str | None) -> int | None:
+    """A number of bytes from ``256``, ``"256MB"`` (10**6) or ``"256MiB"`` (2**20); None is no limit.
+
+    Raises:
+        ValueError: if ``size`` is negative or not a size.
+
+    >>> parse_bytes("1.5kB"), parse_bytes("1 GiB"), parse_bytes(None)
+    (1500, 1073741824, None)
+    """
+    if size is None:
+        return None
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+        if match and match[2].upper() in _UNITS:
+            return int(float(match[1]) * _UNITS[match[2].upper()])
+    elif isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    raise ValueError(f'a size is a number of bytes or a text like "256MB" or "1GiB", not {size!r}')
+
+
+class MemoryTier:
+    """A least-recently-used map from keys to rows, both ``bytes``.
+
+    ``bytes`` cannot be changed, so nothing that is done to an array handed out reaches what is kept.
+    All methods may be called from any thread.
+
+    Args:
+        limit: most bytes kept, vectors and bookkeeping together; None for no bound; 0 keeps nothing.
+        maxsize: most entries kept; None for no bound.
+    """
+
+    def __init__(self, limit: int | None, maxsize: int | None = None) -> None:
+        self._limit = float("inf") if limit is None else limit
+        self._maxsize = float("inf") if maxsize is None else maxsize
+        self._rows: OrderedDict[bytes, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = MEMORY
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept, vectors and bookkeeping together."""
+        return self._bytes
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The row of each key, or None; those found become the most recently used."""
+        if not self._rows:
+            return [None] * len(keys)
+        with self._lock:
+            rows = list(map(self._rows.get, keys))
+            touch = self._rows.move_to_end
+            for key, row in zip(keys, rows, strict=True):
+                if row is not None:
+                    touch(key)
+        return rows
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep these rows as the most recently used; what no longer fits goes, oldest first.
+
+        A key that is kept already keeps its row.
+        """
+        if not self._limit or not self._maxsize:
+            return
+        with self._lock:
+            rows = self._rows
+            for key, row in items:
+                if key in rows:
+                    rows.move_to_end(key)
+                else:
+                    rows[key] = row
+                    self._bytes += len(row) + OVERHEAD
+            while rows and (self._bytes > self._limit or len(rows) > self._maxsize):
+                _, row = rows.popitem(last=False)
+                self._bytes -= len(row) + OVERHEAD
+
+    def delete_many(self, keys: Iterable[bytes]) -> None:
+        """Forget these keys."""
+        with self._lock:
+            for key in keys:
+                row = self._rows.pop(key, None)
+                if row is not None:
+                    self._bytes -= len(row) + OVERHEAD
+
+    def clear(self, prefix: bytes = b"") -> None:
+        """Forget every key that starts with ``prefix``."""
+        with self._lock:
+            keys = [key for key in self._rows if key.startswith(prefix)]
+        self.delete_many(keys)

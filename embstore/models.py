@@ -1,0 +1,317 @@
+"""What computes: a loaded SentenceTransformer, one that is loaded at the first miss, or a function."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from embstore import fingerprint, snapshot
+from embstore.backends.rows import Array
+from embstore.fingerprint import ModelProfile
+from embstore.lookup import as_vectors
+from embstore.store import EmbeddingStore
+
+
+class Model(Protocol):
+    """What an encoder needs of a model."""
+
+    def profile(self) -> ModelProfile:
+        """What the model is now."""
+
+    def load(self) -> Any:
+        """The object that computes."""
+
+    def compute(self, texts: list[str], **settings: Any) -> Any:
+        """Vectors, (n, dim), for n texts."""
+
+    def refresh(self) -> None:
+        """Take the identity again, from everything."""
+
+
+def as_model(
+    model: Any,
+    store: EmbeddingStore,
+    *,
+    name: str | None,
+    version: str | None,
+    loading: dict[str, Any],
+) -> Model:
+    """The right :class:`Model` for what a user gave.
+
+    Raises:
+        TypeError: if it is nothing that can embed texts, or arguments do not go with it.
+        ValueError: if a function comes without a name.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return LazyModel(os.fspath(model), store, name, version, loading)
+    if extra := [key for key, value in loading.items() if value is not None and key != "device"]:
+        raise TypeError(f"{extra[0]}= goes with a model given by name or path, not a loaded one")
+    if _is_sentence_transformer(model):
+        if loading.get("device") is not None:
+            model.to(loading["device"])
+        return LoadedModel(model, name, version)
+    if _is_module(model):
+        raise TypeError(
+            f"{type(model).__name__} is not a SentenceTransformer: wrap it in a function from "
+            "list[str] to vectors, and give that"
+        )
+    if inspect.iscoroutinefunction(model):
+        raise TypeError("an async function goes with @embstore.cached, not with CachedEncoder")
+    if callable(model):
+        if not name:
+            raise ValueError(
+                "a function needs model_name=: two functions whose vectors differ must not share "
+                "one (use version= to tell them apart)"
+            )
+        return FunctionModel(model, name, version)
+    raise TypeError(
+        "model is a SentenceTransformer, a name or path of one, or a function from list[str] to "
+        f"vectors, not {type(model).__name__}"
+    )
+
+
+def _is_sentence_transformer(model: Any) -> bool:
+    # Whoever has one has imported the library; importing it here would take seconds.
+    library = sys.modules.get("sentence_transformers")
+    return library is not None and isinstance(model, library.SentenceTransformer)
+
+
+def _is_module(model: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+class LoadedModel:
+    """A SentenceTransformer in memory. Its fingerprint is taken again when it has changed."""
+
+    def __init__(self, model: Any, name: str | None, version: str | None) -> None:
+        self._model = model
+        self._name = name
+        self._version = version
+        self._fingerprint = ""
+        self._watch: fingerprint.Watch | None = None
+        self._lock = threading.Lock()
+
+    def profile(self) -> ModelProfile:
+        """What the model is now: 0.1 ms if it has not changed, else a full fingerprint."""
+        with self._lock:
+            if self._version is None and (
+                self._watch is None or not self._watch.same(self._model)
+            ):
+                # Watched first: what changes while the fingerprint is taken is noticed next time.
+                self._watch = fingerprint.Watch(self._model)
+                self._fingerprint = fingerprint.fingerprint(self._model)
+        taken = self._fingerprint if self._version is None else f"version:{self._version}"
+        return fingerprint.profile(self._model, taken, self._name)
+
+    def refresh(self) -> None:
+        """Take the fingerprint again at the next call."""
+        self._watch = None
+
+    def load(self) -> Any:
+        """The SentenceTransformer."""
+        return self._model
+
+    def compute(self, texts: list[str], **settings: Any) -> Any:
+        """``SentenceTransformer.encode``."""
+        return self._model.encode(texts, show_progress_bar=False, **settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self._model, "name": self._name, "version": self._version}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # addresses differ in another process
+
+
+class LazyModel:
+    """A SentenceTransformer that is loaded when something has to be computed."""
+
+    def __init__(
+        self,
+        name_or_path: str,
+        store: EmbeddingStore,
+        name: str | None,
+        version: str | None,
+        loading: dict[str, Any],
+    ) -> None:
+        self._name_or_path = name_or_path
+        self._store = store
+        self._name = name
+        self._version = version
+        self._arguments = {key: value for key, value in loading.items() if value is not None}
+        self._loaded: LoadedModel | None = None
+        self._recalled: tuple[bytes, ModelProfile] | None = None
+        self._lock = threading.RLock()
+
+    def profile(self) -> ModelProfile:
+        """What the model is, from its files if their identity is known; else it is loaded."""
+        with self._lock:
+            if self._loaded is None:
+                known = self._recall()
+                if known is not None:
+                    return known
+                self.load()
+            assert self._loaded is not None
+            return self._loaded.profile()
+
+    def _recall(self) -> ModelProfile | None:
+        folder, arguments = self._folder(), self._loading_arguments()
+        if folder is None or arguments is None:
+            return None
+        try:
+            signature, _ = snapshot.metadata(folder)
+        except OSError:
+            return None
+        if self._recalled is None or self._recalled[0] != signature:
+            known = snapshot.recall(self._store, folder, arguments)
+            self._recalled = None if known is None else (signature, known)
+        return None if self._recalled is None else self._recalled[1]
+
+    def _folder(self) -> Path | None:
+        return snapshot.locate(
+            self._name_or_path, self._arguments.get("revision"), self._arguments.get("cache_folder")
+        )
+
+    def _loading_arguments(self) -> dict[str, Any] | None:
+        """What, besides the files, decides what is loaded; None if JSON cannot say it."""
+        undecisive = ("device", "cache_folder", "local_files_only", "token")
+        chosen = {key: value for key, value in self._arguments.items() if key not in undecisive}
+        chosen["name"] = [self._name, self._version]
+        try:
+            return dict(json.loads(json.dumps(chosen, default=_name_of_dtype, sort_keys=True)))
+        except (TypeError, ValueError):
+            return None
+
+    def load(self) -> Any:
+        """The SentenceTransformer, loaded now if it was not."""
+        with self._lock:
+            if self._loaded is None:
+                before = self._metadata()
+                try:
+                    from sentence_transformers import SentenceTransformer
+                except ImportError as error:
+                    raise ImportError(
+                        f"loading {self._name_or_path} needs an extra: "
+                        "pip install 'embstore[sentence-transformers]'"
+                    ) from error
+                model = SentenceTransformer(self._name_or_path, **self._arguments)
+                self._loaded = LoadedModel(model, self._name, self._version)
+                self._remember(before)
+            return self._loaded.load()
+
+    def _metadata(self) -> bytes | None:
+        folder = self._folder()
+        try:
+            return None if folder is None else snapshot.metadata(folder)[0]
+        except OSError:
+            return None
+
+    def _remember(self, before: bytes | None) -> None:
+        folder, arguments = self._folder(), self._loading_arguments()
+        # Files that changed while they were loaded say nothing of what was loaded. A hub snapshot
+        # that was not there before has just been fetched, and is never changed in place.
+        fetched = before is None and not os.path.isdir(self._name_or_path)
+        unchanged = before is not None and before == self._metadata()
+        if folder is not None and arguments is not None and (fetched or unchanged):
+            assert self._loaded is not None
+            snapshot.record(self._store, folder, arguments, self._loaded.profile())
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._loaded is not None
+
+    def refresh(self) -> None:
+        """Take the identity again at the next call."""
+        self._recalled = None
+        if self._loaded is not None:
+            self._loaded.refresh()
+
+    def compute(self, texts: list[str], **settings: Any) -> Any:
+        """``SentenceTransformer.encode``."""
+        self.load()
+        assert self._loaded is not None
+        return self._loaded.compute(texts, **settings)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Not the loaded model: the copy loads it if it ever misses.
+        return {
+            "name_or_path": self._name_or_path,
+            "store": self._store,
+            "name": self._name,
+            "version": self._version,
+            "loading": self._arguments,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+class FunctionModel:
+    """Any function from a list of texts to vectors."""
+
+    def __init__(
+        self, function: Callable[[list[str]], Any], name: str, version: str | None
+    ) -> None:
+        self._function = function
+        self._profile = ModelProfile(name, "" if version is None else f"version:{version}")
+
+    def profile(self) -> ModelProfile:
+        """Its name and version."""
+        return self._profile
+
+    def refresh(self) -> None:
+        """Nothing to take again."""
+
+    def load(self) -> Any:
+        """The function."""
+        return self._function
+
+    def compute(
+        self,
+        texts: list[str],
+        *,
+        batch_size: int = 32,
+        prompt: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        **_: Any,
+    ) -> Array:
+        """The function's vectors, ``batch_size`` texts a call, treated as upstream treats a
+        model's: prompt in front, then truncated, then normalized."""
+        prompted = [prompt + text for text in texts] if prompt else texts
+        parts = [
+            self._call(prompted[start : start + batch_size])
+            for start in range(0, len(prompted), batch_size)
+        ]
+        vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        if truncate_dim is not None:
+            vectors = vectors[:, :truncate_dim]
+        return normalized(vectors) if normalize_embeddings else vectors
+
+    def _call(self, texts: Sequence[str]) -> Array:
+        output = self._function(list(texts))
+        if inspect.isawaitable(output):
+            raise TypeError("an async function goes with @embstore.cached, not with CachedEncoder")
+        return as_vectors(output, len(texts), self._profile.name)
+
+
+def normalized(vectors: Array) -> Array:
+    """Vectors scaled to unit length; a vector of zeros stays one, as in torch's ``normalize``."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Array = (vectors / np.maximum(lengths, 1e-12)).astype(vectors.dtype)
+    return scaled
+
+
+def _name_of_dtype(value: Any) -> str:
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return str(value)
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,382 @@
+"""The store: a memory tier over one backend."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embstore.backends import open_backend, resolve_location
+from embstore.backends.base import Backend, CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.rows import Array
+from embstore.errors import NamespaceError, StoreError, StoreRefusedError, StoreWarning
+from embstore.keys import Namespace, digest_texts
+from embstore.memory import MemoryTier, parse_bytes
+from embstore.stats import Counters, Stats
+
+T = TypeVar("T")
+
+_SMALL_CALL = 64
+"""Texts up to which what the backend found is kept in memory. One hot text from memory takes 3 µs
+and from disk 30; ten thousand take as long from one as from the other, and a scan of a whole corpus
+must not push out what is hot."""
+
+
+class EmbeddingStore:
+    """Embeddings kept across calls, restarts and processes.
+
+    May be used from many threads and by many processes at once; may be pickled (the copy opens the
+    same location) and used after a fork.
+
+    Args:
+        location: a directory or a URL (``disk:///path``); None is ``$EMBSTORE_HOME``, else the
+            platform's cache directory for this user. A directory is made, for this user only, if
+            there is none.
+        memory_limit: bytes of the memory tier (``"256MB"``, ``"1GiB"``, a number); 0 turns it off,
+            None removes the bound.
+        maxsize: most entries of the memory tier; None for no such bound.
+        timeout: seconds to wait for another process's lock.
+        read_only: open an existing store, which may belong to another user or lie on a read-only
+            disk, and write nothing.
+        on_error: what happens when the store cannot read or write: "warn" gives one
+            :class:`~embstore.errors.StoreWarning` and goes on as if nothing were stored, "raise"
+            raises :class:`~embstore.errors.StoreError`.
+        seed: seed of a new store's digests, 0 to 2**63-1, for stores that are to be merged; random
+            by default.
+
+    Raises:
+        StoreRefusedError: if the store must not be used as it is (see there).
+        StoreError: if it can be neither opened nor made, and ``on_error="raise"``.
+
+    >>> import numpy as np, tempfile
+    >>> with EmbeddingStore(tempfile.mkdtemp()) as store:
+    ...     animals = Namespace("my-model")
+    ...     store.put_many(animals, ["cat", "dog"], np.eye(2, dtype="float32"))
+    ...     vectors, found = store.get_many(animals, ["dog", "eel"])
+    >>> found, vectors[0]
+    (array([ True, False]), array([0., 1.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | None = None,
+        *,
+        memory_limit: int | str | None = "256MB",
+        maxsize: int | None = None,
+        timeout: float = 60.0,
+        read_only: bool = False,
+        on_error: Literal["warn", "raise"] = "warn",
+        seed: int | None = None,
+    ) -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f'on_error is "warn" or "raise", not {on_error!r}')
+        self.location = resolve_location(location)
+        self._arguments = {
+            "location": self.location,
+            "memory_limit": memory_limit,
+            "maxsize": maxsize,
+            "timeout": timeout,
+            "read_only": read_only,
+            "on_error": on_error,
+            "seed": seed,
+        }
+        self._read_only = read_only
+        self._on_error = on_error
+        self._memory = MemoryTier(parse_bytes(memory_limit), maxsize)
+        self._layouts: dict[bytes, tuple[np.dtype[Any], int]] = {}
+        self._counters = Counters()
+        self._hits: Counter[bytes] = Counter()
+        self._warned: set[str] = set()
+        self._write_after = 0.0
+        self._backend: Backend | None = self._guard(
+            lambda: open_backend(self.location, timeout=timeout, read_only=read_only, seed=seed),
+            None,
+        )
+        self._seed = self._backend.seed if self._backend is not None else seed or 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)  # type: ignore[misc]  # opens the same location again
+
+    def __enter__(self) -> EmbeddingStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"EmbeddingStore({self.location!r})"
+
+    def close(self) -> None:
+        """Let go of files and connections. What was put is on disk already."""
+        if self._backend is not None:
+            self._backend.close()
+        self._memory.clear()
+
+    # --- texts in, vectors out ------------------------------------------------------------------
+
+    def get_many(self, namespace: Namespace, texts: Sequence[str]) -> tuple[Array, Found]:
+        """Look texts up.
+
+        Args:
+            namespace: what else decides the vectors.
+            texts: n texts, in any order, with any repeats.
+
+        Returns:
+            The vectors, (n, dim), C-contiguous, the caller's own copy, zeros where nothing was
+            found; and which were found, (n,) bool. ``dim`` is 0 as long as nothing is stored under
+            the namespace.
+
+        Raises:
+            TypeError: if a text is not a ``str``.
+        """
+        return self.find(namespace, self.digests(texts))
+
+    def put_many(
+        self, namespace: Namespace, texts: Sequence[str], vectors: npt.ArrayLike
+    ) -> None:
+        """Store vectors; when this returns they are there for every process.
+
+        A text that is stored already keeps its vector (delete it first to replace it). Vectors with
+        NaN or infinite numbers are left out.
+
+        Args:
+            namespace: what else decides the vectors.
+            texts: n texts.
+            vectors: (n, dim) floating point or integer.
+
+        Raises:
+            NamespaceError: if the shape is not (n, dim), or dim or dtype differ from what is
+                stored under the namespace.
+            TypeError: if a text is not a ``str``.
+        """
+        given = np.asarray(vectors)
+        if given.ndim != 2 or len(given) != len(texts):
+            raise NamespaceError(
+                f"{len(texts)} texts need vectors of shape ({len(texts)}, dim), not {given.shape}",
+                namespace=namespace,
+            )
+        if len(given):
+            self.keep(namespace, self.digests(texts), given)
+
+    def delete_many(self, namespace: Namespace, texts: Sequence[str]) -> int:
+        """Delete the vectors of these texts; returns how many were stored.
+
+        Raises:
+            StoreError: if the store cannot be written.
+        """
+        digests = self.digests(texts)
+        self._memory.delete_many([namespace.id + digest for digest in digests])
+        return self._need_backend().delete_many(namespace, digests)
+
+    # --- the same by digest, for what stands on top of a store ----------------------------------
+
+    def digests(self, texts: Sequence[str]) -> list[bytes]:
+        """The 16-byte digest of each text, seeded with this store's seed."""
+        return digest_texts(texts, self._seed)
+
+    def find(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
+        """:meth:`get_many` by digest: memory tier, then backend."""
+        vectors, in_memory = self._find_in_memory(namespace, digests)
+        found = in_memory
+        if not in_memory.all():
+            vectors, found = self._find_in_backend(namespace, digests, vectors, in_memory)
+        unique = len(set(digests))
+        misses = len({digests[number] for number in np.flatnonzero(~found).tolist()})
+        hits, memory_hits = len(digests) - misses, int(in_memory.sum())
+        self._counters.add(
+            hits=hits,
+            misses=misses,
+            memory_hits=memory_hits,
+            disk_hits=int(found.sum()) - memory_hits,
+            deduplicated=len(digests) - unique,
+        )
+        self._hits[namespace.id] += hits
+        return vectors, found
+
+    def _find_in_memory(
+        self, namespace: Namespace, digests: Sequence[bytes]
+    ) -> tuple[Array, Found]:
+        if len(self._memory) and namespace.id in self._layouts:
+            dtype, dim = self._layouts[namespace.id]
+            prefix = namespace.id
+            rows = self._memory.get_many([prefix + digest for digest in digests])
+            found = np.array([row is not None for row in rows], np.bool_)
+            if found.all():
+                # A bytearray, so that the array can be written.
+                joined = bytearray().join(rows)  # type: ignore[arg-type]
+                return np.frombuffer(joined, dtype).reshape(-1, dim), found
+            vectors = np.zeros((len(digests), dim), dtype)
+            if found.any():
+                kept = b"".join(row for row in rows if row is not None)
+                vectors[found] = np.frombuffer(kept, dtype).reshape(-1, dim)
+            return vectors, found
+        return np.zeros((len(digests), 0), np.float32), np.zeros(len(digests), np.bool_)
+
+    def _find_in_backend(
+        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, in_memory: Found
+    ) -> tuple[Array, Found]:
+        backend = self._backend
+        if backend is None:
+            return vectors, in_memory
+        if in_memory.any():
+            places = np.flatnonzero(~in_memory)
+            digests = [digests[place] for place in places.tolist()]
+        got = self._guard(lambda: backend.get_many(namespace, digests), None)
+        if got is None:
+            return vectors, in_memory
+        more, found = got
+        if len(digests) <= _SMALL_CALL and found.any():
+            kept = np.flatnonzero(found)
+            self._admit(namespace, [digests[number] for number in kept.tolist()], more[kept])
+        if not in_memory.any():
+            return more, found
+        vectors[places[found]] = more[found]
+        all_found = in_memory.copy()
+        all_found[places] = found
+        return vectors, all_found
+
+    def keep(
+        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
+    ) -> None:
+        """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took."""
+        if vectors.dtype.kind == "f":
+            finite = np.isfinite(vectors).all(axis=1)
+            if not finite.all():
+                digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
+                vectors = vectors[finite]
+        stored: Found | None = None
+        backend = self._backend
+        if backend is not None and not self._read_only and time.monotonic() >= self._write_after:
+            start = time.monotonic()
+            stored = self._guard(
+                lambda: backend.put_many(namespace, digests, vectors, seconds), None
+            )
+            if stored is None:
+                self._counters.add(write_errors=1)
+                # A store that makes its writers wait (locked, a hanging disk) may take no more
+                # than a fifth of the job's time.
+                now = time.monotonic()
+                self._write_after = now + 4 * (now - start)
+        if stored is not None and not stored.all():
+            # The others were stored before, by somebody else: theirs is the vector to be found.
+            digests = [digests[number] for number in np.flatnonzero(stored).tolist()]
+            vectors = vectors[stored]
+        self._admit(namespace, digests, vectors)
+
+    def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:
+        if not len(digests):
+            return
+        layout = self._layouts.setdefault(namespace.id, (vectors.dtype, vectors.shape[1]))
+        if layout != (vectors.dtype, vectors.shape[1]):
+            self._memory.clear(namespace.id)
+            self._layouts[namespace.id] = (vectors.dtype, vectors.shape[1])
+        raw, stride = vectors.tobytes(), vectors.dtype.itemsize * vectors.shape[1]
+        prefix = namespace.id
+        self._memory.put_many(
+            (prefix + digest, raw[number * stride : (number + 1) * stride])
+            for number, digest in enumerate(digests)
+        )
+
+    # --- what is known of models ----------------------------------------------------------------
+
+    def get_identity(self, key: bytes) -> dict[str, Any] | None:
+        """What was recorded of a model under a key of 16 bytes; None also if that cannot be read."""
+        backend = self._backend
+        return None if backend is None else self._guard(lambda: backend.get_identity(key), None)
+
+    def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
+        """Record what is known of a model, a JSON object, under a key of 16 bytes."""
+        backend = self._backend
+        if backend is not None and not self._read_only:
+            self._guard(lambda: backend.put_identity(key, value), None)
+
+    # --- looking after it -----------------------------------------------------------------------
+
+    def namespaces(self) -> list[NamespaceInfo]:
+        """The namespaces of the store and what is stored under each.
+
+        Raises:
+            StoreError: if the store cannot be read.
+        """
+        return self._need_backend().namespaces()
+
+    def clear(self, namespace: Namespace | None = None) -> int:
+        """Delete a namespace, or all; returns the number of vectors deleted.
+
+        Raises:
+            StoreError: if the store cannot be written.
+        """
+        backend = self._need_backend()
+        if namespace is not None:
+            self._memory.clear(namespace.id)
+            return backend.clear(namespace)
+        self._memory.clear()
+        return sum(backend.clear(info.namespace) for info in backend.namespaces())
+
+    def verify(self) -> VerifyReport:
+        """Check every row of the store against its checksum and the ledger. Writes nothing.
+
+        Raises:
+            StoreError: if the store cannot be read at all.
+        """
+        return self._need_backend().verify()
+
+    def compact(self) -> CompactReport:
+        """Give back the space of deleted and damaged rows. Other writers wait meanwhile.
+
+        Raises:
+            StoreError: if the store cannot be written.
+        """
+        return self._need_backend().compact()
+
+    def stats(self) -> Stats:
+        """What was done since this store was opened, and what it holds now."""
+        backend = self._backend
+        infos = self._guard(backend.namespaces, []) if backend is not None else []
+        size = self._guard(backend.size, 0) if backend is not None else 0
+        saved = sum(
+            self._hits[info.namespace.id] * info.encode_seconds / info.computed
+            for info in infos
+            if info.computed
+        )
+        return self._counters.snapshot(
+            entries=sum(info.entries for info in infos),
+            bytes=size,
+            corrupt=backend.corrupt if backend is not None else 0,
+            seconds_saved=saved,
+        )
+
+    def count(self, **amounts: int | float) -> None:
+        """Add to the figures of :meth:`stats` what only a caller can know."""
+        self._counters.add(**amounts)
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def _need_backend(self) -> Backend:
+        if self._backend is None:
+            raise StoreError(f"the store at {self.location} is not open", path=self.location)
+        return self._backend
+
+    def _guard(self, work: Callable[[], T], otherwise: T) -> T:
+        """Do ``work``; if the store fails, warn once and go on with ``otherwise``."""
+        try:
+            return work()
+        except StoreRefusedError:
+            raise
+        except (StoreError, OSError, MemoryError) as error:
+            if self._on_error == "raise":
+                raise
+            message = f"embstore cannot use {self.location}: {error}; embeddings are computed anew"
+            if message not in self._warned:
+                self._warned.add(message)
+                warnings.warn(message, StoreWarning, stacklevel=4)
+            return otherwise

@@ -1,0 +1,164 @@
+"""What SentenceTransformer.encode (6.2) does around the model: inputs, arguments, outputs.
+
+Followed here without importing it, so that a call whose texts are all known needs neither it nor
+torch. Source: sentence_transformers/sentence_transformer/model.py and base/model.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from embstore.backends.rows import Array
+from embstore.fingerprint import ModelProfile
+
+logger = logging.getLogger("sentence_transformers.sentence_transformer.model")
+
+PRECISIONS = {"float32", "int8", "uint8", "binary", "ubinary"}
+
+
+def as_texts(inputs: Any) -> tuple[list[str] | None, bool]:
+    """The texts among upstream's many kinds of input, and whether it is a single one.
+
+    The list is None if there is anything but texts (images, pairs, conversations, ...).
+    """
+    if isinstance(inputs, str):
+        return [inputs], True
+    if isinstance(inputs, np.ndarray):
+        if inputs.ndim < 1 or inputs.dtype.kind not in "UO":
+            return None, True
+        listed = inputs.tolist()
+    elif isinstance(inputs, list):
+        listed = inputs
+    elif isinstance(inputs, tuple) or _is_column(inputs):
+        listed = list(inputs)
+    else:
+        return None, True
+    return (listed if set(map(type, listed)) <= {str} or _all_texts(listed) else None), False
+
+
+def _all_texts(listed: Iterable[Any]) -> bool:
+    return all(isinstance(text, str) for text in listed)
+
+
+def _is_column(inputs: Any) -> bool:
+    column = getattr(sys.modules.get("datasets"), "Column", None)
+    return column is not None and isinstance(inputs, column)
+
+
+def check_arguments(
+    profile: ModelProfile, batch_size: int, precision: str | None, further: Mapping[str, Any]
+) -> None:
+    """Raise upstream's own ValueErrors for arguments it would not take."""
+    if batch_size <= 0:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+    accepted = list(profile.keyword_arguments)
+    if unused := set(further) - set(accepted) - {"task", "processing_kwargs"}:
+        raise ValueError(
+            "SentenceTransformer.encode() has been called with additional keyword arguments that "
+            f"this model does not use: {list(unused)}. "
+            + (
+                "As per SentenceTransformer.get_model_kwargs(), the valid additional keyword "
+                f"arguments are: {accepted}."
+                if accepted
+                else "As per SentenceTransformer.get_model_kwargs(), this model does not accept "
+                "any additional keyword arguments."
+            )
+        )
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"Precision {precision!r} is not supported, must be one of {PRECISIONS}")
+
+
+def resolve_prompt(
+    profile: ModelProfile, prompt: str | None, prompt_name: str | None
+) -> str | None:
+    """The prompt text that applies, or None.
+
+    Raises:
+        ValueError: if the model has no prompt of that name.
+    """
+    if prompt is not None:
+        if prompt_name is not None:
+            logger.warning(
+                "Provide either a `prompt`, a `prompt_name`, or neither, but not both. "
+                "Ignoring the `prompt_name` in favor of `prompt`."
+            )
+        return prompt
+    if prompt_name is not None:
+        if prompt_name not in profile.prompts:
+            raise ValueError(
+                f"Prompt name '{prompt_name}' not found in the configured prompts dictionary with "
+                f"keys {list(profile.prompts)!r}."
+            )
+        return profile.prompts[prompt_name]
+    if profile.default_prompt_name is not None:
+        return profile.prompts.get(profile.default_prompt_name)
+    return None
+
+
+def wants_progress(show_progress_bar: bool | None) -> bool:
+    """Upstream's rule: unless told, a bar is shown when its logger is at INFO or DEBUG."""
+    if show_progress_bar is None:
+        return logger.getEffectiveLevel() in (logging.INFO, logging.DEBUG)
+    return show_progress_bar
+
+
+def numerics() -> dict[str, Any]:
+    """Torch's switches that change every vector computed under them; empty at their defaults."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_float32_matmul_precision"):
+        return {}
+    found: dict[str, Any] = {}
+    if (precision := torch.get_float32_matmul_precision()) != "highest":
+        found["float32_matmul_precision"] = precision
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            found[f"autocast_{device}"] = str(torch.get_autocast_dtype(device))
+    return found
+
+
+def finish(
+    vectors: Array,
+    *,
+    profile: ModelProfile,
+    precision: str | None,
+    convert_to_numpy: bool,
+    convert_to_tensor: bool,
+    device: Any,
+) -> Any:
+    """The (n, dim) array as upstream would return it: quantized, and as array, tensor or list.
+
+    Quantization to int8 and uint8 is calibrated over the whole call, which is why it is done here
+    and not on what is stored.
+
+    Args:
+        vectors: what the model gives at full precision.
+        profile: the model's.
+        precision: as in ``encode``.
+        convert_to_numpy: as in ``encode``.
+        convert_to_tensor: as in ``encode``.
+        device: where tensors are wanted, or a function that tells.
+    """
+    quantized = len(vectors) > 0 and precision is not None and precision != "float32"
+    if quantized:
+        from sentence_transformers.util.quantization import quantize_embeddings
+
+        vectors = quantize_embeddings(vectors, precision=precision)  # type: ignore[arg-type, assignment]
+    if convert_to_numpy and not convert_to_tensor:
+        return vectors if len(vectors) else np.array([])
+    import torch
+
+    if not len(vectors):
+        return torch.tensor([], device=device()) if convert_to_tensor else []
+    tensor = torch.from_numpy(vectors)
+    if not quantized:
+        if profile.dtype == "bfloat16" and vectors.dtype == np.float32:
+            # numpy has no bfloat16; those numbers are stored as float32, without loss.
+            narrow = tensor.to(torch.bfloat16)
+            tensor = narrow if torch.equal(narrow.float(), tensor) else tensor
+        tensor = tensor.to(device())
+    return tensor if convert_to_tensor else list(tensor)

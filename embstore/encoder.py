@@ -71,7 +71,7 @@ class CachedEncoder:
     ) -> None:
         if on_miss not in ("encode", "raise"):
             raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
-        own = {
+        own: dict[str, Any] = {
             "store": EmbeddingStore() if store is None else store,
             "_on_miss": on_miss,
             "_device": device,

@@ -39,7 +39,7 @@ class StoreRefusedError(StoreError):
 
 
 class StoreDamagedError(StoreError):
-    """The ledger of a store contradicts itself or cannot be read. It is rebuilt from the vectors."""
+    """The ledger of a store contradicts itself: it is rebuilt from the vector files."""
 
 
 class NamespaceError(EmbstoreError, ValueError):

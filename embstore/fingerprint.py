@@ -1,11 +1,11 @@
 """The identity of a loaded model: its weights and every setting that reaches a vector.
 
-Two depths. :func:`fingerprint` reads everything (MiniLM: 7 ms, 27 GB/s). :class:`Watch` says at each
-call whether anything changed since, in 0.1 ms: it compares the identity, address and version counter
-of every parameter and buffer, a few numbers out of each of them, and the settings of the model's
-modules and tokenizer. A change it cannot see is one to fewer numbers than it samples, made through
-``tensor.data`` or numpy, which leave torch's version counters alone, or to an attribute deep inside a
-transformers module; ``CachedEncoder.refresh()`` is for these. docs/keys.md has the whole list.
+Two depths. :func:`fingerprint` reads everything (MiniLM: 7 ms). :class:`Watch` says at each call
+whether anything changed since, in 0.1 ms: it compares the identity, address and version counter of
+every parameter and buffer, some numbers out of each of them, and the settings of the
+model's modules and tokenizer. What it cannot see: a change of a few numbers made through
+``tensor.data`` or numpy, which leave torch's version counters alone, and a change of an attribute
+deep inside a transformers module. ``CachedEncoder.refresh()`` is for these; see docs/keys.md.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def fingerprint(model: Any) -> str:
     seen_configs: set[int] = set()
     for path, module in model.named_modules():
         own = _settings(module) if module is not model else {}
-        config = getattr(module, "config", None)
+        config: Any = getattr(module, "config", None)
         if hasattr(config, "to_dict") and id(config) not in seen_configs:
             seen_configs.add(id(config))
             own["config"] = _plain(
@@ -193,7 +193,7 @@ def _is_simple(value: Any) -> bool:
 
 
 def _tokenizer_stamp(tokenizer: Any) -> tuple[Any, ...]:
-    fast = getattr(tokenizer, "_tokenizer", None)
+    fast: Any = getattr(tokenizer, "_tokenizer", None)
     parts: tuple[Any, ...] = ()
     if hasattr(fast, "pre_tokenizer"):
         parts = (repr(fast.normalizer), repr(fast.pre_tokenizer), fast.get_vocab_size())
@@ -219,8 +219,8 @@ def _torch() -> Any:
 
 def _digest_tensor(tensor: Any) -> list[Any]:
     plain = tensor.detach().cpu().contiguous()
-    raw = plain.flatten().view(_torch().uint8).numpy() if plain.numel() else b""
-    return [str(plain.dtype), list(plain.shape), xxh3_128_hexdigest(memoryview(raw))]
+    raw = plain.flatten().view(_torch().uint8).numpy().data if plain.numel() else b""
+    return [str(plain.dtype), list(plain.shape), xxh3_128_hexdigest(raw)]
 
 
 def _digest_model_files(model: Any) -> list[list[str]]:
@@ -247,8 +247,7 @@ def digest_file(path: Path) -> str:
     """
     if path.stat().st_size == 0:
         return xxh3_128_hexdigest(b"")
-    mapped = np.memmap(path, np.uint8, mode="r")
-    return xxh3_128_hexdigest(memoryview(mapped))
+    return xxh3_128_hexdigest(np.memmap(path, np.uint8, mode="r").data)
 
 
 def _qualname(thing: Any) -> str:

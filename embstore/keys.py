@@ -85,7 +85,7 @@ class Namespace:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON values."""
-        return {name: value for name, value in asdict(self).items()}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Namespace:

@@ -17,7 +17,7 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def parse_bytes(size: int | str | None) -> int | None:
-    """A number of bytes from ``256``, ``"256MB"`` (10**6) or ``"256MiB"`` (2**20); None is no limit.
+    """A number of bytes from 256, "256MB" (10**6) or "256MiB" (2**20); None is no limit.
 
     Raises:
         ValueError: if ``size`` is negative or not a size.
@@ -39,11 +39,11 @@ def parse_bytes(size: int | str | None) -> int | None:
 class MemoryTier:
     """A least-recently-used map from keys to rows, both ``bytes``.
 
-    ``bytes`` cannot be changed, so nothing that is done to an array handed out reaches what is kept.
+    ``bytes`` cannot be changed: nothing done to an array handed out reaches what is kept.
     All methods may be called from any thread.
 
     Args:
-        limit: most bytes kept, vectors and bookkeeping together; None for no bound; 0 keeps nothing.
+        limit: most bytes kept, bookkeeping included; None for no bound; 0 keeps nothing.
         maxsize: most entries kept; None for no bound.
     """
 

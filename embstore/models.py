@@ -1,4 +1,4 @@
-"""What computes: a loaded SentenceTransformer, one that is loaded at the first miss, or a function."""
+"""What computes: a SentenceTransformer, one that is loaded at the first miss, or a function."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ class LoadedModel:
     def profile(self) -> ModelProfile:
         """What the model is now: 0.1 ms if it has not changed, else a full fingerprint."""
         with self._lock:
-            if self._version is None and (
-                self._watch is None or not self._watch.same(self._model)
-            ):
+            if self._version is None and (self._watch is None or not self._watch.same(self._model)):
                 # Watched first: what changes while the fingerprint is taken is noticed next time.
                 self._watch = fingerprint.Watch(self._model)
                 self._fingerprint = fingerprint.fingerprint(self._model)

@@ -140,9 +140,7 @@ class EmbeddingStore:
         """
         return self.find(namespace, self.digests(texts))
 
-    def put_many(
-        self, namespace: Namespace, texts: Sequence[str], vectors: npt.ArrayLike
-    ) -> None:
+    def put_many(self, namespace: Namespace, texts: Sequence[str], vectors: npt.ArrayLike) -> None:
         """Store vectors; when this returns they are there for every process.
 
         A text that is stored already keeps its vector (delete it first to replace it). Vectors with
@@ -289,7 +287,7 @@ class EmbeddingStore:
     # --- what is known of models ----------------------------------------------------------------
 
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
-        """What was recorded of a model under a key of 16 bytes; None also if that cannot be read."""
+        """What was recorded of a model under a key of 16 bytes; None if that cannot be read."""
         backend = self._backend
         return None if backend is None else self._guard(lambda: backend.get_identity(key), None)
 
@@ -341,7 +339,9 @@ class EmbeddingStore:
     def stats(self) -> Stats:
         """What was done since this store was opened, and what it holds now."""
         backend = self._backend
-        infos = self._guard(backend.namespaces, []) if backend is not None else []
+        infos: list[NamespaceInfo] = []
+        if backend is not None:
+            infos = self._guard(backend.namespaces, infos)
         size = self._guard(backend.size, 0) if backend is not None else 0
         saved = sum(
             self._hits[info.namespace.id] * info.encode_seconds / info.computed

@@ -82,10 +82,14 @@ class Backend(Protocol):
 
     location: str
     """Where the rows are, as its users would write it."""
-    seed: int
-    """The seed of all digests."""
-    corrupt: int
-    """Damaged rows found and left out so far."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of all digests."""
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged rows found and left out so far."""
 
     def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         """The stored vectors, (n, dim), with zeros where ``found``, (n,) bool, is False.
@@ -96,7 +100,7 @@ class Backend(Protocol):
     def put_many(
         self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
     ) -> Found:
-        """Store (n, dim) vectors, all or none, and return which were stored by this call, (n,) bool.
+        """Store (n, dim) vectors, all or none; returns which this call stored, (n,) bool.
 
         A digest that is stored already keeps its vector. When this returns, what it stored is
         there for every process. ``seconds`` is what computing the vectors took.

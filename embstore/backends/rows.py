@@ -89,7 +89,7 @@ class RowFormat:
         row and process and not at every read.
         """
         stride, seed = self.stride, self._row_seed
-        raw = memoryview(rows.view(np.uint8)) if len(rows) else memoryview(b"")
+        raw = rows.view(np.uint8).data if len(rows) else memoryview(b"")
         return np.array(
             [
                 xxh3_64_intdigest(raw[start + 8 : start + stride], seed)

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
-from embstore.backends.disk import location, repair
-from embstore.backends.disk.ledger import FILE, Head, Ledger
+from embstore.backends.disk import repair
+from embstore.backends.disk.ledger import Head, Ledger
+from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import SUFFIX, Header
 from embstore.backends.rows import Array, Digests, as_digests
-from embstore.errors import (
-    NamespaceError,
-    StoreDamagedError,
-    StoreError,
-    StoreRefusedError,
-    StoreWarning,
-)
+from embstore.errors import NamespaceError, StoreDamagedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
 
-T = TypeVar("T")
 _SCAN_ROWS = 4096
 
 
@@ -59,178 +50,30 @@ class DiskBackend:
         seed: int | None = None,
     ) -> None:
         self.location = str(directory)
-        self._directory = directory
-        self._vectors = directory / location.VECTORS
-        self._timeout = timeout
-        self._read_only = read_only
-        self.seed = secrets.randbits(63) if seed is None else seed
         self._shelves: dict[bytes, Shelf] = {}
         self._corrupt = 0
-        self._closed = False
-        self._ledger: Ledger | None = None
-        self._without_ledger: StoreError | None = None
-        self._retry_at = 0.0
-        self._open()
-        self.seed = self._find_seed()
-        if seed not in (None, self.seed):
-            self.close()
-            raise StoreRefusedError(
-                f"{directory} was made with another seed: its digests are not those asked for",
-                path=self.location,
-            )
+        self._session = Session(directory, timeout, read_only, seed, self._drop_shelves)
+        self._vectors = self._session.vectors
 
-    # --- opening, and going on when something is broken -----------------------------------------
-
-    def _open(self) -> None:
-        if self._read_only:
-            self._ledger = self._open_read_only()
-            return
-        try:
-            location.prepare(self._directory)
-            file = self._directory / FILE
-            if not file.exists():
-                with location.exclusive(self._directory, self._timeout):
-                    if not file.exists():
-                        self._make_ledger()
-                        return
-            location.check(file)
-            self._ledger = Ledger(self._directory, self._timeout)
-        except StoreDamagedError as damage:
-            self._recover(damage)
-        except OSError as error:
-            self._go_without_ledger(
-                StoreError(f"{self._directory}: {error}", path=self.location), error
-            )
-        except StoreRefusedError:
-            raise
-        except StoreError as error:
-            self._go_without_ledger(error, error)
-
-    def _open_read_only(self) -> Ledger | None:
-        if not self._vectors.is_dir():
-            raise StoreRefusedError(
-                f"there is no store at {self._directory} to read: check the path, or leave out "
-                "read_only to make one",
-                path=self.location,
-            )
-        for path in (self._directory, self._vectors):
-            location.check(path, foreign=True)
-        for mode in ("ro", "immutable"):
-            try:
-                return Ledger(self._directory, self._timeout, mode=mode)
-            except StoreRefusedError:
-                raise
-            except StoreError as error:
-                self._without_ledger = error
-        return None
-
-    def _make_ledger(self) -> None:
-        if self._files():
-            # Vectors without a ledger: somebody deleted it.
-            missing = StoreDamagedError(f"{self._directory / FILE} is missing", path=self.location)
-            self._rebuild(missing)
-            return
-        self._ledger = Ledger.create(self._directory, self._timeout, self.seed)
-
-    def _rebuild(self, damage: StoreDamagedError) -> None:
-        self._ledger, rows = repair.rebuild(self._directory, self._timeout, self.seed)
-        warnings.warn(
-            f"{damage}; rebuilt it from the vector files: {rows:,} vectors kept",
-            StoreWarning,
-            stacklevel=2,
-        )
-
-    def _recover(self, damage: StoreDamagedError) -> None:
-        """Get a sound ledger, or go on reading without one."""
-        with LEDGER:
-            self._forget()
-            try:
-                if self._read_only:
-                    raise damage
-                with location.exclusive(self._directory, self._timeout):
-                    try:
-                        # Another process may have rebuilt it while this one waited.
-                        self._ledger = Ledger(self._directory, self._timeout)
-                        if repair.first_fault(self._ledger) is None:
-                            return
-                        self._ledger.close()
-                    except StoreRefusedError:
-                        raise
-                    except StoreError:
-                        pass
-                    self._rebuild(damage)
-            except StoreRefusedError:
-                raise
-            except (StoreError, OSError) as error:
-                self._go_without_ledger(damage, error)
-
-    def _go_without_ledger(self, fault: StoreError, cause: Exception) -> None:
-        if not self._files():
-            raise fault from cause
-        self._ledger = None
-        self._without_ledger = fault
-        self._retry_at = time.monotonic() + self._timeout
-        warnings.warn(
-            f"{fault}; the stored vectors are still read, new ones are not kept",
-            StoreWarning,
-            stacklevel=2,
-        )
-
-    def _forget(self) -> None:
-        with INDEX:
-            for shelf in self._shelves.values():
-                self._corrupt += shelf.corrupt
-                shelf.file.close()
-            self._shelves.clear()
-        if self._ledger is not None:
-            self._ledger.close()
-            self._ledger = None
-
-    def _mending(self, work: Callable[[], T]) -> T:
-        """Do ``work``; if the ledger proves damaged, mend it and do it once more."""
-        if self._closed:
-            raise StoreError(f"the store at {self.location} is closed", path=self.location)
-        try:
-            return work()
-        except StoreDamagedError as damage:
-            self._recover(damage)
-            return work()
-
-    def _writable(self) -> Ledger:
-        if self._read_only:
-            raise StoreError(f"{self.location} was opened read-only", path=self.location)
-        if self._ledger is None and time.monotonic() >= self._retry_at:
-            self._forget()
-            self._open()
-        if self._ledger is None:
-            raise self._without_ledger or StoreError("no ledger", path=self.location)
-        return self._ledger
-
-    def _files(self) -> list[Path]:
-        try:
-            return sorted(self._vectors.glob(f"*{SUFFIX}"))
-        except OSError:
-            return []
-
-    def _find_seed(self) -> int:
-        if self._ledger is not None:
-            return self._ledger.seed
-        headers = repair.headers(self._vectors)
-        return headers[0].seed if headers else self.seed
+    @property
+    def seed(self) -> int:
+        """The seed of all digests."""
+        return self._session.seed
 
     # --- what this process knows ----------------------------------------------------------------
 
     def _refresh(self, namespace_id: bytes) -> None:
         """Learn what others committed: one query if there was nothing."""
-        if self._ledger is None:
+        ledger = self._session.ledger
+        if ledger is None:
             self._read_without_ledger(namespace_id)
             return
-        head = self._ledger.head(namespace_id)
+        head = ledger.head(namespace_id)
         shelf = self._shelves.get(namespace_id)
         here = (shelf.header.generation, shelf.known) if shelf is not None else None
         if here != (head[:2] if head is not None else None):
-            with self._ledger.snapshot():
-                self._learn(self._ledger, namespace_id)
+            with ledger.snapshot():
+                self._learn(ledger, namespace_id)
 
     def _learn(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
         """The shelf as the ledger has it now. In a snapshot or transaction."""
@@ -275,6 +118,10 @@ class DiskBackend:
                 self._corrupt += shelf.corrupt
                 shelf.file.close()
 
+    def _drop_shelves(self) -> None:
+        for namespace_id in list(self._shelves):
+            self._drop_shelf(namespace_id)
+
     @property
     def corrupt(self) -> int:
         """Damaged rows found and left out so far."""
@@ -288,7 +135,7 @@ class DiskBackend:
         query = as_digests(digests)
         found = self._read(namespace.id, query, partly=False)
         if found is None:
-            self._mending(lambda: self._refresh(namespace.id))
+            self._session.mending(lambda: self._refresh(namespace.id))
             found = self._read(namespace.id, query, partly=True)
         if found is None:
             return np.zeros((len(query), 0), np.float32), np.zeros(len(query), np.bool_)
@@ -309,12 +156,12 @@ class DiskBackend:
         self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
     ) -> Found:
         """See :class:`~embstore.backends.base.Backend`. One transaction: rows, then ledger."""
-        return self._mending(lambda: self._put(namespace, digests, vectors, seconds))
+        return self._session.mending(lambda: self._put(namespace, digests, vectors, seconds))
 
     def _put(
         self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float
     ) -> Found:
-        ledger = self._writable()
+        ledger = self._session.writable()
         query = as_digests(digests)
         with LEDGER:
             return self._commit(ledger, namespace, query, vectors, seconds)
@@ -331,8 +178,8 @@ class DiskBackend:
             header = shelf.header
             if (header.dtype, header.dim) != (dtype, dim):
                 raise NamespaceError(
-                    f"{namespace.model_name}: vectors of {dim} × {dtype} do not fit the "
-                    f"{header.dim} × {header.dtype} that are stored under the same namespace; "
+                    f"{namespace.model_name}: vectors of {dim} x {dtype} do not fit the "
+                    f"{header.dim} x {header.dtype} that are stored under the same namespace; "
                     "clear it, or give the model another name or version",
                     namespace=namespace,
                 )
@@ -358,10 +205,10 @@ class DiskBackend:
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """See :class:`~embstore.backends.base.Backend`. Seen by every process at once."""
-        return self._mending(lambda: self._delete(namespace, digests))
+        return self._session.mending(lambda: self._delete(namespace, digests))
 
     def _delete(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
-        ledger = self._writable()
+        ledger = self._session.writable()
         with ledger.transaction():
             shelf = self._learn(ledger, namespace.id)
             head = ledger.head(namespace.id)
@@ -378,10 +225,10 @@ class DiskBackend:
 
     def clear(self, namespace: Namespace) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
-        return self._mending(lambda: self._clear(namespace))
+        return self._session.mending(lambda: self._clear(namespace))
 
     def _clear(self, namespace: Namespace) -> int:
-        ledger = self._writable()
+        ledger = self._session.writable()
         with ledger.transaction():
             head = ledger.head(namespace.id)
             ledger.drop(namespace.id)
@@ -393,7 +240,7 @@ class DiskBackend:
 
     def scan(self, namespace: Namespace) -> Iterator[tuple[list[bytes], Array]]:
         """See :class:`~embstore.backends.base.Backend`."""
-        self._mending(lambda: self._refresh(namespace.id))
+        self._session.mending(lambda: self._refresh(namespace.id))
         shelf = self._shelves.get(namespace.id)
         start = 0
         while shelf is not None and start < shelf.known:
@@ -407,10 +254,10 @@ class DiskBackend:
 
     def namespaces(self) -> list[NamespaceInfo]:
         """See :class:`~embstore.backends.base.Backend`."""
-        return self._mending(self._namespaces)
+        return self._session.mending(self._namespaces)
 
     def _namespaces(self) -> list[NamespaceInfo]:
-        ledger = self._ledger
+        ledger = self._session.ledger
         if ledger is None:
             ids = [header.namespace.id for header in repair.headers(self._vectors)]
             for namespace_id in ids:
@@ -424,47 +271,47 @@ class DiskBackend:
                     raise StoreDamagedError("the registry has a hole", path=self.location)
                 header = Header(ledger.seed, head.generation, *entry)
                 found.append(
-                    repair.info(
-                        header, head.rows, head.deleted, ledger.counters(namespace_id)
-                    )
+                    repair.info(header, head.rows, head.deleted, ledger.counters(namespace_id))
                 )
         return found
 
     def size(self) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
-        return repair.size(self._directory)
+        return repair.size(self._session.directory)
 
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """See :class:`~embstore.backends.base.Backend`."""
-        return self._mending(lambda: self._ledger.identity(key) if self._ledger is not None else None)
+
+        def work() -> dict[str, Any] | None:
+            ledger = self._session.ledger
+            return None if ledger is None else ledger.identity(key)
+
+        return self._session.mending(work)
 
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
 
         def work() -> None:
-            ledger = self._writable()
+            ledger = self._session.writable()
             with ledger.transaction():
                 ledger.put_identity(key, value)
 
-        self._mending(work)
+        self._session.mending(work)
 
     def verify(self) -> VerifyReport:
         """See :class:`~embstore.backends.base.Backend`."""
-        return repair.verify(self._directory, self._ledger)
+        return repair.verify(self._session.directory, self._session.ledger)
 
     def compact(self) -> CompactReport:
         """See :class:`~embstore.backends.base.Backend`."""
-        report = self._mending(lambda: repair.compact(self._directory, self._writable()))
-        with INDEX:
-            for namespace_id in list(self._shelves):
-                self._drop_shelf(namespace_id)
+        session = self._session
+        report = session.mending(lambda: repair.compact(session.directory, session.writable()))
+        self._drop_shelves()
         return report
 
     def close(self) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
-        with LEDGER:
-            self._forget()
-            self._closed = True
+        self._session.close()
 
 
 def _first_of_each(query: Digests) -> Found:

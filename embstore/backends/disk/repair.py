@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from embstore.backends.base import CompactReport, NamespaceInfo, VerifyReport
-from embstore.backends.disk.ledger import FILE, Head, Ledger
+from embstore.backends.disk.hardened import FILE
+from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import SUFFIX, Header, read_header
+from embstore.backends.rows import Digests
 from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
@@ -90,7 +92,7 @@ def first_fault(ledger: Ledger) -> StoreError | None:
         with ledger.snapshot():
             if problems := ledger.check():
                 return StoreDamagedError(problems[0], path=str(ledger.path))
-            ledger.identities()
+            ledger.check_identities()
             for namespace_id in ledger.namespace_ids():
                 ledger.counters(namespace_id)
                 _shelf(ledger.path.parent, ledger, namespace_id)[0].file.close()
@@ -127,13 +129,15 @@ def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
             problems.append(f"{shelf.file.path}: {bad:,} damaged rows")
         corrupt += bad
         shelf.file.close()
-    for path in sorted((directory / VECTORS).iterdir()):
-        if path.name not in current:
-            problems.append(f"{path}: belongs to no namespace; compacting removes it")
+    problems += [
+        f"{path}: belongs to no namespace; compacting removes it"
+        for path in sorted((directory / VECTORS).iterdir())
+        if path.name not in current
+    ]
     return VerifyReport(rows, corrupt, tuple(problems))
 
 
-def _count_sound(shelf: Shelf, first: int, expected: np.ndarray) -> int:
+def _count_sound(shelf: Shelf, first: int, expected: Digests) -> int:
     count = 0
     try:
         rows = shelf.file.rows(first + len(expected))[first:]

@@ -97,10 +97,11 @@ class Shelf:
         return vectors
 
     def sound_rows(self, start: int, stop: int) -> Array:
-        """A copy of the rows among those numbered ``start`` to ``stop`` that a look-up would give."""
+        """A copy of the rows numbered ``start`` to ``stop`` that a look-up would give."""
         rows = self.file.rows(min(stop, self.known))[start:].copy()
         located = self.locate(np.ascontiguousarray(rows["digest"]))
-        return rows[located == np.arange(start, start + len(rows))]
+        kept: Array = rows[located == np.arange(start, start + len(rows))]
+        return kept
 
 
 def learn_all(shelf: Shelf, batches: Iterable[tuple[int, bytes]]) -> None:

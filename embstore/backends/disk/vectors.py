@@ -183,7 +183,7 @@ class VectorFile:
             OSError: if they cannot all be written.
         """
         start = self._start + first * self.format.stride
-        _pwrite(self._writable(), memoryview(rows.view(np.uint8)), start)
+        _pwrite(self._writable(), rows.view(np.uint8).data, start)
 
     def erase(self, rows: Rows) -> None:
         """Make the numbered rows invalid for every reader at once, by zeroing checksum and digest.

@@ -1,0 +1,335 @@
+"""diskcache.Cache, hardened. All SQL of embstore is in this file.
+
+What is changed of diskcache 5.6.3, and why:
+- Only raw bytes are read; pickles and file names are refused (CVE-2025-69872), nothing is unlinked.
+- Settings are constants of this file. The Settings table, which diskcache obeys (attributes,
+  pragmas), is never read: a tampered one changes nothing, and opening writes nothing.
+- One connection for the process, under one lock, leaked and not closed in a forked child.
+- A transaction is rolled back wherever an interrupt lands; diskcache keeps the write lock if it
+  lands between BEGIN and ``try``.
+- Nothing expires by the clock, and nothing is culled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import sqlite3
+import threading
+import urllib.parse
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from diskcache import Cache, Disk
+from diskcache.core import DBNAME, MODE_RAW
+from xxhash import xxh3_64_digest
+
+from embstore.errors import StoreDamagedError, StoreError
+from embstore.keys import canonical_json
+from embstore.locks import LEDGER
+
+FILE: str = DBNAME
+"""cache.db"""
+
+_SETTINGS = {
+    "statistics": 0,
+    "tag_index": 0,
+    "eviction_policy": "none",
+    "size_limit": 2**62,
+    "cull_limit": 0,
+    "sqlite_auto_vacuum": 0,
+    "sqlite_journal_mode": "wal",
+    "sqlite_mmap_size": 0,  # a mapped file that is cut short ends the process
+    "sqlite_synchronous": 1,
+    "disk_min_file_size": 2**62,
+    "disk_pickle_protocol": 0,
+}
+_PRAGMAS = (
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA mmap_size = 0",
+    "PRAGMA synchronous = NORMAL",
+)
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # a table or column that is gone: the SQL itself is constant
+    sqlite3.SQLITE_MISMATCH,
+}
+_SEAL = 8
+
+
+class _RawDisk(Disk):  # type: ignore[misc]  # diskcache has no types
+    """Bytes as they are; whatever diskcache would unpickle, open or unlink is refused."""
+
+    def put(self, key: bytes) -> tuple[Any, bool]:
+        return sqlite3.Binary(key), True
+
+    def get(self, key: Any, raw: Any) -> bytes:
+        return expect_bytes(key)
+
+    def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, Any]:
+        return 0, MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> bytes:
+        if mode != MODE_RAW or filename is not None:
+            raise StoreDamagedError("the ledger has an entry that embstore never writes")
+        return expect_bytes(value)
+
+    def filename(self, key: Any = None, value: Any = None) -> NoReturn:
+        raise StoreDamagedError("the ledger has an entry that embstore never writes")
+
+    def remove(self, file_path: Any) -> None:
+        """Paths found in the ledger are data: nothing is unlinked for them."""
+
+
+def expect_bytes(value: Any) -> bytes:
+    """``value``, which embstore wrote as bytes.
+
+    Raises:
+        StoreDamagedError: if it is anything else.
+    """
+    if type(value) is not bytes:
+        raise StoreDamagedError("the ledger has an entry that embstore never writes")
+    return value
+
+
+class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
+    """A map from bytes to bytes in one SQLite file, with ordered keys and transactions.
+
+    Methods raise StoreDamagedError when the file contradicts itself, and StoreError when SQLite
+    cannot do its work (locked for longer than ``timeout`` seconds, disk full, ...).
+
+    Args:
+        directory: where cache.db lies.
+        timeout: seconds to wait for a lock.
+        mode: "rw" or "ro" to open an existing file, in which nothing is written and no write lock
+            taken; "immutable" for a read-only place where SQLite cannot make its shared memory;
+            "create" to make a new one.
+    """
+
+    def __init__(self, directory: Path, timeout: float, mode: str) -> None:
+        self.path = directory / FILE
+        self._mode = "rw" if mode == "create" else mode
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._directory = str(directory)
+        self._timeout = timeout
+        self._local = threading.local()
+        self._txn_id: int | None = None
+        self._disk = _RawDisk(str(directory))
+        for name, value in _SETTINGS.items():
+            setattr(self, name, value)
+        _OPEN.add(self)
+        if mode == "create":
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.chmod(self.path, 0o600)
+            with LEDGER, self.faults():
+                # The tables are diskcache's own work.
+                super().__init__(str(directory), timeout, _RawDisk, **_SETTINGS)
+
+    # --- one connection, one lock, faults named -------------------------------------------------
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        if self._connection is None:
+            mode = "immutable=1" if self._mode == "immutable" else f"mode={self._mode}"
+            self._connection = sqlite3.connect(
+                f"file:{urllib.parse.quote(str(self.path))}?{mode}",
+                uri=True,
+                timeout=self._timeout,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            for pragma in _PRAGMAS:
+                self._connection.execute(pragma)
+            self._inode = os.stat(self.path).st_ino
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        with LEDGER:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a ledger is opened anew in each process")
+
+    @contextlib.contextmanager
+    def faults(self) -> Iterator[None]:
+        """Raise what SQLite and the system raise as this class's own errors."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                self.damaged(str(error), error)
+            raise StoreError(f"{self.path}: {error}", path=str(self.path)) from error
+        except OSError as error:
+            raise StoreError(f"{self._directory}: {error}", path=self._directory) from error
+
+    def damaged(self, why: str, cause: Exception | None = None) -> NoReturn:
+        """Raise StoreDamagedError."""
+        raise StoreDamagedError(f"{self.path} is damaged: {why}", path=str(self.path)) from cause
+
+    def check_in_place(self) -> None:
+        """Raise StoreDamagedError if another process moved the file aside: what is committed to it
+        now is lost to everybody."""
+        if self._connection is None:
+            return
+        try:
+            in_place = os.stat(self.path).st_ino == self._inode
+        except OSError:
+            in_place = False
+        if not in_place:
+            self.damaged("it was moved or deleted while it was open")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold the write lock; commit at the end, or roll back if anything is raised."""
+        with LEDGER, self.faults():
+            connection = self._con
+            self.check_in_place()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._txn_id = threading.get_ident()
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            finally:
+                self._txn_id = None
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See one state of the file throughout, whatever others commit meanwhile. Keep it short:
+        the write-ahead log cannot be reset under a reader."""
+        with LEDGER, self.faults():
+            connection = self._con
+            self.check_in_place()
+            if connection.in_transaction:
+                yield
+                return
+            try:
+                connection.execute("BEGIN")
+                yield
+            finally:
+                self._roll_back(connection)
+
+    @staticmethod
+    def _roll_back(connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _transact(self, retry: bool = False, filename: str | None = None) -> Iterator[Any]:
+        # diskcache's own methods come through here, always inside transaction().
+        if self._txn_id != threading.get_ident():
+            raise RuntimeError("the ledger is written in a transaction")
+        yield self._con.execute, lambda filename: None
+
+    # --- values whose damage shows --------------------------------------------------------------
+
+    def get_sealed(self, key: bytes) -> bytes | None:
+        """The value under ``key``, if its checksum over key and value is right."""
+        sealed = self.get(key)
+        if sealed is None:
+            return None
+        value, seal = sealed[:-_SEAL], sealed[-_SEAL:]
+        if xxh3_64_digest(key + value) != seal:
+            self.damaged(f"the entry {key[:1].decode()!r} does not match its checksum")
+        return bytes(value)
+
+    def put_sealed(self, key: bytes, value: bytes) -> None:
+        """Write a value with its checksum. In a transaction."""
+        self.set(key, value + xxh3_64_digest(key + value))
+
+    def get_json(self, key: bytes) -> dict[str, Any] | None:
+        """The JSON object under ``key``."""
+        value = self.get_sealed(key)
+        return None if value is None else dict(json.loads(value))
+
+    def put_json(self, key: bytes, value: dict[str, Any]) -> None:
+        """Write a JSON object. In a transaction."""
+        self.put_sealed(key, canonical_json(value))
+
+    # --- ordered keys ---------------------------------------------------------------------------
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """All keys that start with ``prefix``, in order."""
+        query = "SELECT key FROM Cache WHERE key >= ? AND key < ? AND raw = 1 ORDER BY key"
+        rows = self._con.execute(query, (prefix, _after(prefix))).fetchall()
+        return [expect_bytes(key) for (key,) in rows]
+
+    def last(self, prefix: bytes, count: int) -> list[tuple[bytes, int]]:
+        """The last keys that start with ``prefix``, the last first, with their values' lengths."""
+        rows = self._con.execute(
+            "SELECT key, length(value) FROM Cache WHERE key >= ? AND key < ? AND raw = 1"
+            " ORDER BY key DESC LIMIT ?",
+            (prefix, _after(prefix), count),
+        ).fetchall()
+        return [(expect_bytes(key), int(length or 0)) for key, length in rows]
+
+    def entries_from(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys and values that start with ``prefix``, from the last key up to ``start`` on."""
+        first = self._con.execute(
+            "SELECT key FROM Cache WHERE key >= ? AND key <= ? AND raw = 1"
+            " ORDER BY key DESC LIMIT 1",
+            (prefix, start),
+        ).fetchone()
+        rows = self._con.execute(
+            "SELECT key, mode, filename, value FROM Cache"
+            " WHERE key >= ? AND key < ? AND raw = 1 ORDER BY key",
+            (first[0] if first else prefix, _after(prefix)),
+        ).fetchall()
+        return [
+            (expect_bytes(key), self._disk.fetch(mode, filename, value, False))
+            for key, mode, filename, value in rows
+        ]
+
+    def delete_range(self, prefix: bytes) -> None:
+        """Delete all keys that start with ``prefix``. In a transaction."""
+        self._con.execute(
+            "DELETE FROM Cache WHERE key >= ? AND key < ? AND raw = 1", (prefix, _after(prefix))
+        )
+
+    # --- maintenance ----------------------------------------------------------------------------
+
+    def vacuum(self) -> None:
+        """Give back free pages. Not in a transaction."""
+        with LEDGER, self.faults():
+            self._con.execute("VACUUM")
+            self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def check(self, fix: bool = False, retry: bool = False) -> list[str]:
+        """What SQLite finds wrong with the file, without the write lock diskcache's own takes."""
+        with LEDGER, self.faults():
+            found = [str(text) for (text,) in self._con.execute("PRAGMA quick_check(10)")]
+        return [] if found == ["ok"] else found
+
+
+def _after(prefix: bytes) -> bytes:
+    """The smallest key above all that start with ``prefix`` (whose first byte is a letter)."""
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+
+
+_OPEN: weakref.WeakSet[HardenedCache] = weakref.WeakSet()
+
+
+def _leak_connections() -> None:
+    # SQLite forbids using or closing a connection in a forked child: closing it would drop the
+    # parent's locks. One more reference keeps it from ever being collected.
+    for cache in _OPEN:
+        if cache._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))
+            cache._connection = None
+
+
+os.register_at_fork(after_in_child=_leak_connections)

@@ -1,0 +1,217 @@
+"""Having a ledger: opening or making it, mending it when it is damaged, going on without one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from embstore.backends.disk import location, repair
+from embstore.backends.disk.hardened import FILE
+from embstore.backends.disk.ledger import Ledger
+from embstore.backends.disk.vectors import SUFFIX
+from embstore.errors import StoreDamagedError, StoreError, StoreRefusedError, StoreWarning
+from embstore.locks import LEDGER
+
+T = TypeVar("T")
+
+
+class Session:
+    """The ledger of a store, as long as there is one.
+
+    A damaged ledger is rebuilt from the vector files. One that cannot be used for another reason
+    (disk full, locked, permissions) is tried again later; until then vectors are read from the
+    files alone, and nothing is written.
+
+    Args:
+        directory: the store; made if there is none, unless ``read_only``.
+        timeout: seconds to wait for other processes' locks.
+        read_only: write nothing.
+        seed: seed of a new store; None for a random one.
+        forget: called when all that was learnt from the ledger is void.
+
+    Attributes:
+        ledger: the ledger; None while there is none.
+        seed: the seed of the store's digests.
+
+    Raises:
+        StoreRefusedError: if the store must not be used as it is.
+        StoreError: if there is neither a ledger nor any vector file.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        timeout: float,
+        read_only: bool,
+        seed: int | None,
+        forget: Callable[[], None],
+    ) -> None:
+        self.directory = directory
+        self.vectors = directory / location.VECTORS
+        self.ledger: Ledger | None = None
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self._timeout = timeout
+        self._read_only = read_only
+        self._forget = forget
+        self._fault: StoreError | None = None
+        self._retry_at = 0.0
+        self._closed = False
+        self._open()
+        self.seed = self._stored_seed()
+        if seed not in (None, self.seed):
+            self.close()
+            self._refuse("was made with another seed: its digests are not those asked for")
+
+    def _stored_seed(self) -> int:
+        if self.ledger is not None:
+            return self.ledger.seed
+        headers = repair.headers(self.vectors)
+        return headers[-1].seed if headers else self.seed
+
+    def _refuse(self, why: str) -> None:
+        raise StoreRefusedError(f"{self.directory} {why}", path=str(self.directory))
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._read_only:
+            self._open_read_only()
+            return
+        try:
+            location.prepare(self.directory)
+            file = self.directory / FILE
+            if not file.exists():
+                with location.exclusive(self.directory, self._timeout):
+                    if not file.exists():
+                        self._make()
+                        return
+            location.check(file)
+            self.ledger = Ledger(self.directory, self._timeout)
+        except StoreRefusedError:
+            raise
+        except StoreDamagedError as damage:
+            self._recover(damage)
+        except StoreError as error:
+            self._go_without(error, error)
+        except OSError as error:
+            self._go_without(
+                StoreError(f"{self.directory}: {error}", path=str(self.directory)), error
+            )
+
+    def _open_read_only(self) -> None:
+        if not self.vectors.is_dir():
+            self._refuse("holds no store to read: check the path, or leave out read_only")
+        for path in (self.directory, self.vectors):
+            location.check(path, foreign=True)
+        for mode in ("ro", "immutable"):
+            try:
+                self.ledger = Ledger(self.directory, self._timeout, mode)
+                return
+            except StoreRefusedError:
+                raise
+            except StoreError as fault:
+                self._fault = fault
+
+    def _make(self) -> None:
+        if self._has_files():
+            missing = StoreDamagedError(f"{self.directory / FILE} is missing")
+            self._rebuild(missing)
+        else:
+            self.ledger = Ledger.create(self.directory, self._timeout, self.seed)
+
+    def _has_files(self) -> bool:
+        try:
+            return any(self.vectors.glob(f"*{SUFFIX}"))
+        except OSError:
+            return False
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def mending(self, work: Callable[[], T]) -> T:
+        """Do ``work``; if the ledger proves damaged, mend it and do it once more."""
+        if self._closed:
+            raise StoreError(f"the store at {self.directory} is closed", path=str(self.directory))
+        try:
+            return work()
+        except StoreDamagedError as damage:
+            self._recover(damage)
+            return work()
+
+    def writable(self) -> Ledger:
+        """The ledger, to write.
+
+        Raises:
+            StoreError: if the store was opened read-only, or there is no ledger now.
+        """
+        if self._read_only:
+            raise StoreError(f"{self.directory} was opened read-only", path=str(self.directory))
+        if self.ledger is None and time.monotonic() >= self._retry_at:
+            with LEDGER:
+                self._forget()
+                self._open()
+        if self.ledger is None:
+            raise self._fault or StoreError("there is no ledger", path=str(self.directory))
+        return self.ledger
+
+    def _recover(self, damage: StoreDamagedError) -> None:
+        """Get a sound ledger, or go on reading without one."""
+        with LEDGER:
+            self._drop()
+            try:
+                if self._read_only:
+                    raise damage
+                with location.exclusive(self.directory, self._timeout):
+                    # Another process may have rebuilt it while this one waited.
+                    if not self._reopen():
+                        self._rebuild(damage)
+            except StoreRefusedError:
+                raise
+            except (StoreError, OSError) as error:
+                self._go_without(damage, error)
+            if self.ledger is not None and self.ledger.seed != self.seed:
+                self._drop()
+                self._refuse("was replaced by another store: open it again")
+
+    def _reopen(self) -> bool:
+        try:
+            ledger = Ledger(self.directory, self._timeout)
+        except StoreRefusedError:
+            raise
+        except StoreError:
+            return False
+        if repair.first_fault(ledger) is not None:
+            ledger.close()
+            return False
+        self.ledger = ledger
+        return True
+
+    def _rebuild(self, damage: StoreDamagedError) -> None:
+        self.ledger, rows = repair.rebuild(self.directory, self._timeout, self.seed)
+        self._warn(f"{damage}; rebuilt it from the vector files, with {rows:,} vectors")
+
+    def _go_without(self, fault: StoreError, cause: Exception) -> None:
+        if not self._has_files():
+            raise fault from cause
+        self._fault = fault
+        self._retry_at = time.monotonic() + self._timeout
+        self._warn(f"{fault}; stored vectors are still read, new ones are not kept")
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        warnings.warn(message, StoreWarning, stacklevel=2)
+
+    def _drop(self) -> None:
+        self._forget()
+        if self.ledger is not None:
+            self.ledger.close()
+            self.ledger = None
+
+    def close(self) -> None:
+        """Let go of everything, for good."""
+        with LEDGER:
+            self._drop()
+            self._closed = True

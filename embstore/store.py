@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,11 @@ import numpy.typing as npt
 from embstore.backends import open_backend, resolve_location
 from embstore.backends.base import Backend, CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.rows import Array
-from embstore.errors import NamespaceError, StoreError, StoreRefusedError, StoreWarning
+from embstore.errors import NamespaceError, StoreError
+from embstore.faults import Faults
 from embstore.keys import Namespace, digest_texts
 from embstore.memory import MemoryTier, parse_bytes
 from embstore.stats import Counters, Stats
-
-T = TypeVar("T")
 
 _SMALL_CALL = 64
 """Texts up to which what the backend found is kept in memory. One hot text from memory takes 3 µs
@@ -41,6 +39,9 @@ class EmbeddingStore:
         memory_limit: bytes of the memory tier (``"256MB"``, ``"1GiB"``, a number); 0 turns it off,
             None removes the bound.
         maxsize: most entries of the memory tier; None for no such bound.
+        size_limit: bytes to keep the store under, given as ``memory_limit`` is: before this store
+            writes more, the vectors used longest ago are deleted, whoever stored them. None never
+            deletes any. SQLite's log of recent writes comes on top, usually 4 MB.
         timeout: seconds to wait for another process's lock.
         read_only: open an existing store, which may belong to another user or lie on a read-only
             disk, and write nothing.
@@ -69,33 +70,35 @@ class EmbeddingStore:
         *,
         memory_limit: int | str | None = "256MB",
         maxsize: int | None = None,
+        size_limit: int | str | None = None,
         timeout: float = 60.0,
         read_only: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         seed: int | None = None,
     ) -> None:
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f'on_error is "warn" or "raise", not {on_error!r}')
         self.location = resolve_location(location)
         self._arguments = {
             "location": self.location,
             "memory_limit": memory_limit,
             "maxsize": maxsize,
+            "size_limit": size_limit,
             "timeout": timeout,
             "read_only": read_only,
             "on_error": on_error,
             "seed": seed,
         }
         self._read_only = read_only
-        self._on_error = on_error
+        self._faults = Faults(self.location, on_error)
         self._memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._layouts: dict[bytes, tuple[np.dtype[Any], int]] = {}
         self._counters = Counters()
         self._hits: Counter[bytes] = Counter()
-        self._warned: set[str] = set()
         self._write_after = 0.0
-        self._backend: Backend | None = self._guard(
-            lambda: open_backend(self.location, timeout=timeout, read_only=read_only, seed=seed),
+        limit = parse_bytes(size_limit)
+        self._backend: Backend | None = self._faults.guard(
+            lambda: open_backend(
+                self.location, timeout=timeout, read_only=read_only, size_limit=limit, seed=seed
+            ),
             None,
         )
         self._seed = self._backend.seed if self._backend is not None else seed or 0
@@ -228,7 +231,7 @@ class EmbeddingStore:
         if in_memory.any():
             places = np.flatnonzero(~in_memory)
             digests = [digests[place] for place in places.tolist()]
-        got = self._guard(lambda: backend.get_many(namespace, digests), None)
+        got = self._faults.guard(lambda: backend.get_many(namespace, digests), None)
         if got is None:
             return vectors, in_memory
         more, found = got
@@ -255,7 +258,7 @@ class EmbeddingStore:
         backend = self._backend
         if backend is not None and not self._read_only and time.monotonic() >= self._write_after:
             start = time.monotonic()
-            stored = self._guard(
+            stored = self._faults.guard(
                 lambda: backend.put_many(namespace, digests, vectors, seconds), None
             )
             if stored is None:
@@ -289,13 +292,15 @@ class EmbeddingStore:
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """What was recorded of a model under a key of 16 bytes; None if that cannot be read."""
         backend = self._backend
-        return None if backend is None else self._guard(lambda: backend.get_identity(key), None)
+        return (
+            None if backend is None else self._faults.guard(lambda: backend.get_identity(key), None)
+        )
 
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """Record what is known of a model, a JSON object, under a key of 16 bytes."""
         backend = self._backend
         if backend is not None and not self._read_only:
-            self._guard(lambda: backend.put_identity(key, value), None)
+            self._faults.guard(lambda: backend.put_identity(key, value), None)
 
     # --- looking after it -----------------------------------------------------------------------
 
@@ -336,13 +341,34 @@ class EmbeddingStore:
         """
         return self._need_backend().compact()
 
+    def prune(self, *, max_size: int | str, namespace: Namespace | None = None) -> int:
+        """Delete the vectors used longest ago until less than ``max_size`` bytes are taken.
+
+        Args:
+            max_size: bytes, as ``memory_limit`` is given.
+            namespace: delete only vectors of this namespace, and count only their bytes.
+
+        Returns:
+            Number of vectors deleted.
+
+        Raises:
+            StoreError: if the store cannot be written.
+            ValueError: if ``max_size`` is no size.
+        """
+        limit = parse_bytes(max_size)
+        if limit is None:
+            raise ValueError("max_size is a size, not None")
+        pruned = self._need_backend().prune(limit, namespace)
+        self._memory.clear(b"" if namespace is None else namespace.id)
+        return pruned
+
     def stats(self) -> Stats:
         """What was done since this store was opened, and what it holds now."""
         backend = self._backend
         infos: list[NamespaceInfo] = []
         if backend is not None:
-            infos = self._guard(backend.namespaces, infos)
-        size = self._guard(backend.size, 0) if backend is not None else 0
+            infos = self._faults.guard(backend.namespaces, infos)
+        size = self._faults.guard(backend.size, 0) if backend is not None else 0
         saved = sum(
             self._hits[info.namespace.id] * info.encode_seconds / info.computed
             for info in infos
@@ -359,24 +385,7 @@ class EmbeddingStore:
         """Add to the figures of :meth:`stats` what only a caller can know."""
         self._counters.add(**amounts)
 
-    # --- faults ---------------------------------------------------------------------------------
-
     def _need_backend(self) -> Backend:
         if self._backend is None:
             raise StoreError(f"the store at {self.location} is not open", path=self.location)
         return self._backend
-
-    def _guard(self, work: Callable[[], T], otherwise: T) -> T:
-        """Do ``work``; if the store fails, warn once and go on with ``otherwise``."""
-        try:
-            return work()
-        except StoreRefusedError:
-            raise
-        except (StoreError, OSError, MemoryError) as error:
-            if self._on_error == "raise":
-                raise
-            message = f"embstore cannot use {self.location}: {error}; embeddings are computed anew"
-            if message not in self._warned:
-                self._warned.add(message)
-                warnings.warn(message, StoreWarning, stacklevel=4)
-            return otherwise

@@ -29,7 +29,12 @@ def resolve_location(location: str | os.PathLike[str] | None) -> str:
 
 
 def open_backend(
-    location: str, *, timeout: float, read_only: bool, seed: int | None = None
+    location: str,
+    *,
+    timeout: float = 60.0,
+    read_only: bool = False,
+    size_limit: int | None = None,
+    seed: int | None = None,
 ) -> Backend:
     """The backend at a location that :func:`resolve_location` gave.
 
@@ -43,4 +48,6 @@ def open_backend(
             f"no backend for {scheme}:// locations; a path or disk:///path is a directory",
             path=location,
         )
-    return DiskBackend(Path(location), timeout=timeout, read_only=read_only, seed=seed)
+    return DiskBackend(
+        Path(location), timeout=timeout, read_only=read_only, size_limit=size_limit, seed=seed
+    )

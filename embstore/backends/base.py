@@ -136,5 +136,9 @@ class Backend(Protocol):
     def compact(self) -> CompactReport:
         """Give back the space of rows deleted, damaged or doubled."""
 
+    def prune(self, max_size: int, namespace: Namespace | None = None) -> int:
+        """Delete the vectors used longest ago until all, or those of one namespace, take less than
+        ``max_size`` bytes; returns how many went."""
+
     def close(self) -> None:
         """Let go of files and connections. Closing twice is allowed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 
 from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk import repair
+from embstore.backends.disk.eviction import evict, size_with_ledger
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import SUFFIX, Header
 from embstore.backends.rows import Array, Digests, as_digests
-from embstore.errors import NamespaceError, StoreDamagedError
+from embstore.errors import NamespaceError, StoreDamagedError, StoreError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
 
@@ -30,6 +32,8 @@ class DiskBackend:
         timeout: seconds to wait for other processes' locks.
         read_only: open an existing store, which may be another user's or on a read-only disk, and
             write nothing.
+        size_limit: bytes to keep the store under by dropping the rows used longest ago; None drops
+            nothing.
         seed: seed of a new store, 0 to 2**63-1, for stores that are to be merged; random by
             default.
 
@@ -47,11 +51,14 @@ class DiskBackend:
         *,
         timeout: float = 60.0,
         read_only: bool = False,
+        size_limit: int | None = None,
         seed: int | None = None,
     ) -> None:
         self.location = str(directory)
         self._shelves: dict[bytes, Shelf] = {}
         self._corrupt = 0
+        self._size_limit = size_limit
+        self._read_only = read_only
         self._session = Session(directory, timeout, read_only, seed, self._drop_shelves)
         self._vectors = self._session.vectors
 
@@ -171,7 +178,14 @@ class DiskBackend:
     ) -> Found:
         dtype, dim = vectors.dtype.newbyteorder("<").str, vectors.shape[1]
         with ledger.transaction():
+            if self._size_limit is not None:
+                self._make_room(ledger, self._size_limit, vectors.nbytes)
             shelf = self._learn(ledger, namespace.id)
+            if shelf is not None and not shelf.file.path.exists():
+                # Somebody deleted it. What it held is lost; what comes now need not be.
+                self._drop_shelf(namespace.id)
+                ledger.drop(namespace.id)
+                shelf = None
             created = shelf is None
             if shelf is None:
                 shelf = self._make_shelf(ledger, namespace, dtype, dim)
@@ -196,6 +210,34 @@ class DiskBackend:
             if new.any():
                 shelf.learn(head.rows, query[new], sound=True)
         return new
+
+    def _make_room(self, ledger: Ledger, limit: int, incoming: int) -> None:
+        self._note_uses(ledger)
+        if size_with_ledger(self._session.directory) + incoming > limit:
+            evict(self._session.directory, ledger, limit - incoming)
+
+    def _note_uses(self, ledger: Ledger) -> None:
+        with INDEX:
+            used = {
+                namespace_id: (shelf.header.generation, rows)
+                for namespace_id, shelf in self._shelves.items()
+                if len(rows := shelf.take_used())
+            }
+        if used:
+            ledger.note_uses(used)
+
+    def prune(self, max_size: int, namespace: Namespace | None = None) -> int:
+        """See :class:`~embstore.backends.base.Backend`."""
+
+        def work() -> int:
+            ledger, directory = self._session.writable(), self._session.directory
+            with ledger.transaction():
+                self._note_uses(ledger)
+                if namespace is not None:
+                    return evict(directory, ledger, max_size, namespace.id)
+                return evict(directory, ledger, max_size)
+
+        return self._session.mending(work)
 
     def _make_shelf(self, ledger: Ledger, namespace: Namespace, dtype: str, dim: int) -> Shelf:
         head = ledger.register(namespace, dtype, dim)
@@ -245,7 +287,7 @@ class DiskBackend:
         start = 0
         while shelf is not None and start < shelf.known:
             with INDEX:
-                rows = shelf.sound_rows(start, start + _SCAN_ROWS)
+                rows = shelf.file.rows(shelf.known)[shelf.sound(start, start + _SCAN_ROWS)]
             start += _SCAN_ROWS
             if len(rows):
                 raw = rows["digest"].tobytes()
@@ -311,6 +353,13 @@ class DiskBackend:
 
     def close(self) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
+        ledger = self._session.ledger
+        if ledger is not None and not self._read_only:
+            # Only for a store that somebody keeps under a size; and no fault of this matters now.
+            with contextlib.suppress(StoreError):
+                if self._size_limit is not None or ledger.notes_uses:
+                    with ledger.transaction():
+                        self._note_uses(ledger)
         self._session.close()
 
 

@@ -7,6 +7,8 @@
     h namespace                      head: generation, committed rows, deleted rows, sealed
     b namespace generation first     one committed batch: its text digests, 16 B each
     k namespace                      counters: vectors computed and seconds spent, sealed
+    T                                how often uses were noted so far, sealed
+    u namespace generation part      when each of 4096 rows was last used, by that count
     i identity                       what is known of a model, sealed JSON
 
 Sealed values end in a checksum of key and value: one that does not match means a damaged ledger,
@@ -16,17 +18,27 @@ which is rebuilt from the vector files. Batches need none, since rows carry thei
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from embstore.backends.disk.hardened import HardenedCache
 from embstore.backends.disk.vectors import FORMAT, refuse_newer
+from embstore.backends.rows import Rows
 from embstore.errors import EmbstoreError, StoreDamagedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
 
+Uses = npt.NDArray[np.uint32]
+
 MERGE_LIMIT = 65536
 """Rows in a batch entry beyond which it is left as it is: 1 MiB of digests."""
+
+_USES = 4096
+"""Rows whose last uses stand in one entry."""
 
 _HEAD = struct.Struct("<QQQ")
 _COUNTERS = struct.Struct("<Qd")
@@ -149,6 +161,7 @@ class Ledger:
         """Forget a namespace. In a transaction."""
         with self._cache.faults():
             self._cache.delete_range(b"b" + namespace_id)
+            self._cache.delete_range(b"u" + namespace_id)
             for kind in (b"n", b"h", b"k"):
                 self._cache.delete(kind + namespace_id)
 
@@ -167,7 +180,7 @@ class Ledger:
         counter: a million commits of one text leave some thirty entries, and each digest is
         rewritten at most 16 times.
         """
-        prefix = _batches(namespace_id, head.generation)
+        prefix = _key(b"b", namespace_id, head.generation)
         with self._cache.faults():
             tail = self._cache.last(prefix, 20)
             if head.rows and not tail:
@@ -199,7 +212,7 @@ class Ledger:
         self, namespace_id: bytes, generation: int, first: int = 0
     ) -> list[tuple[int, bytes]]:
         """The digests from row ``first`` on, as (row number of the first, 16 B each) in order."""
-        prefix = _batches(namespace_id, generation)
+        prefix = _key(b"b", namespace_id, generation)
         with LEDGER, self._cache.faults():
             # Merging may have put row `first` into the middle of an entry.
             entries = self._cache.entries_from(prefix, prefix + first.to_bytes(8, "big"))
@@ -216,7 +229,7 @@ class Ledger:
         """Delete rows: their digests become 0 here too. In a transaction."""
         remaining = sorted(rows)
         with self._cache.faults():
-            for key in reversed(self._cache.keys(_batches(namespace_id, head.generation))):
+            for key in reversed(self._cache.keys(_key(b"b", namespace_id, head.generation))):
                 first = _first_row(key)
                 inside = [row - first for row in remaining if row >= first]
                 if inside:
@@ -228,6 +241,51 @@ class Ledger:
         head = head._replace(deleted=head.deleted + len(rows))
         self._put_head(namespace_id, head)
         return head
+
+    # --- uses -----------------------------------------------------------------------------------
+
+    def uses(self, namespace_id: bytes, generation: int, rows: int) -> Uses:
+        """When each of the first ``rows`` rows was last used, (rows,) uint32; 0 if not noted."""
+        found = np.zeros(rows, np.uint32)
+        prefix = _key(b"u", namespace_id, generation)
+        with LEDGER, self._cache.faults():
+            for key, value in self._cache.entries_from(prefix, prefix):
+                start = _first_row(key) * _USES
+                part = np.frombuffer(value[: len(value) // 4 * 4], "<u4")[: max(0, rows - start)]
+                found[start : start + len(part)] = part
+        return found
+
+    @property
+    def notes_uses(self) -> bool:
+        """Whether anybody keeps this store under a size."""
+        with LEDGER, self._cache.faults():
+            return self._cache.get_sealed(b"T") is not None
+
+    def note_uses(self, used: Mapping[bytes, tuple[int, Rows]]) -> None:
+        """Note the rows used since the last time, by namespace: generation and rows. In a
+        transaction."""
+        with self._cache.faults():
+            now = int.from_bytes(self._cache.get_sealed(b"T") or b"", "little") + 1
+            self._cache.put_sealed(b"T", now.to_bytes(8, "little"))
+            for namespace_id, (generation, rows) in used.items():
+                prefix = _key(b"u", namespace_id, generation)
+                for part in np.unique(rows // _USES).tolist():
+                    key = prefix + part.to_bytes(8, "big")
+                    values = np.zeros(_USES, "<u4")
+                    before = np.frombuffer((self._cache.get(key) or b"")[: 4 * _USES], "u1")
+                    values.view("u1")[: len(before)] = before
+                    values[rows[rows // _USES == part] % _USES] = now
+                    self._cache.set(key, values.tobytes())
+
+    def put_uses(self, namespace_id: bytes, generation: int, uses: Uses) -> None:
+        """Write the uses of a new generation's rows; drops those of older ones. In a
+        transaction."""
+        with self._cache.faults():
+            self._cache.delete_range(b"u" + namespace_id)
+            prefix = _key(b"u", namespace_id, generation)
+            for start in range(0, len(uses) if uses.any() else 0, _USES):
+                part = uses[start : start + _USES].astype("<u4").tobytes()
+                self._cache.set(prefix + (start // _USES).to_bytes(8, "big"), part)
 
     # --- counters and identities ----------------------------------------------------------------
 
@@ -261,8 +319,8 @@ class Ledger:
                 self._cache.get_json(key)
 
 
-def _batches(namespace_id: bytes, generation: int) -> bytes:
-    return b"b" + namespace_id + generation.to_bytes(8, "big")
+def _key(kind: bytes, namespace_id: bytes, generation: int) -> bytes:
+    return kind + namespace_id + generation.to_bytes(8, "big")
 
 
 def _first_row(key: bytes) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import CompactReport, NamespaceInfo, VerifyReport
+from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import SUFFIX, Header, read_header
-from embstore.backends.rows import Digests
+from embstore.backends.rows import Digests, RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
@@ -62,16 +63,12 @@ def info(
 
 
 def size(directory: Path) -> int:
-    """Bytes of all files of a store."""
+    """Bytes of all files below a directory."""
     total = 0
-    for folder in (directory, directory / VECTORS):
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                try:
-                    if entry.is_file(follow_symlinks=False):
-                        total += entry.stat(follow_symlinks=False).st_size
-                except FileNotFoundError:
-                    continue  # deleted by another process meanwhile
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
     return total
 
 
@@ -161,49 +158,85 @@ def compact(directory: Path, ledger: Ledger) -> CompactReport:
             if ledger.head(namespace_id) is None:
                 continue  # cleared by another process meanwhile
             shelf, head = _shelf(directory, ledger, namespace_id)
-            if head.deleted or _count_damaged(shelf):
+            if len(_sound(shelf)) < head.rows or not _has_header(shelf):
                 head = _next_generation(directory, ledger, namespace_id, [shelf])
-            kept += head.rows - head.deleted
+            kept += head.rows
         shelf.file.close()
     with ledger.transaction():
-        _remove_strangers(directory, ledger)
+        remove_strangers(directory, ledger)
     ledger.vacuum()
     return CompactReport(kept, before, size(directory))
 
 
-def _count_damaged(shelf: Shelf) -> int:
-    sound = sum(
-        len(shelf.sound_rows(start, start + _CHUNK)) for start in range(0, shelf.known, _CHUNK)
-    )
-    return shelf.known - sound
+def _sound(shelf: Shelf) -> Rows:
+    """The numbers of all rows that a look-up would give."""
+    parts = [shelf.sound(start, start + _CHUNK) for start in range(0, shelf.known, _CHUNK)]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def _has_header(shelf: Shelf) -> bool:
+    try:
+        return read_header(shelf.file.path) == shelf.header
+    except (StoreError, OSError):
+        return False
+
+
+def keep_only(directory: Path, ledger: Ledger, namespace_id: bytes, kept: Found) -> int:
+    """Drop the rows of a namespace but those that ``kept``, (rows,) bool; returns how many were
+    there to drop. In a transaction."""
+    shelf, head = _shelf(directory, ledger, namespace_id)
+    after = _next_generation(directory, ledger, namespace_id, [shelf], kept)
+    shelf.file.close()
+    return head.rows - head.deleted - after.rows
+
+
+def stride(ledger: Ledger, namespace_id: bytes) -> int:
+    """Bytes that a row of a namespace takes."""
+    entry = ledger.entry(namespace_id)
+    if entry is None:
+        raise StoreDamagedError("the registry has a hole", path=str(ledger.path))
+    return RowFormat(namespace_id, ledger.seed, *entry[1:]).stride
 
 
 def _next_generation(
-    directory: Path, ledger: Ledger, namespace_id: bytes, sources: Iterable[Shelf]
+    directory: Path,
+    ledger: Ledger,
+    namespace_id: bytes,
+    sources: Iterable[Shelf],
+    kept: Found | None = None,
 ) -> Head:
-    """Write the sound rows of all sources into a new file, each text once. In a transaction."""
+    """Write the sound rows of all sources, or those ``kept`` of the only one, into a new file, each
+    text once. In a transaction."""
     entry = ledger.entry(namespace_id)
     if entry is None:
         raise StoreDamagedError("the registry has a hole", path=str(directory))
     head = Head(ledger.next_generation(), 0, 0)
     target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
     target.file.create()
+    uses = []
     ledger.switch(namespace_id, head)
     for source in sources:
+        used = ledger.uses(namespace_id, source.header.generation, source.known)
         for start in range(0, source.known, _CHUNK):
-            rows = source.sound_rows(start, start + _CHUNK)
-            rows = rows[target.locate(np.ascontiguousarray(rows["digest"])) < 0]
-            if len(rows):
-                target.file.write(head.rows, rows)
-                digests = np.ascontiguousarray(rows["digest"])
-                target.learn(head.rows, digests, sound=True)
-                head = ledger.append(namespace_id, head, digests.tobytes())
+            numbers = source.sound(start, start + _CHUNK)
+            if kept is not None:
+                numbers = numbers[kept[numbers]]
+            rows = source.file.rows(source.known)[numbers]
+            digests = np.ascontiguousarray(rows["digest"])
+            new = target.locate(digests) < 0
+            if new.any():
+                target.file.write(head.rows, rows[new])
+                target.learn(head.rows, digests[new], sound=True)
+                head = ledger.append(namespace_id, head, digests[new].tobytes())
+                uses.append(used[numbers[new]])
+    if uses:
+        ledger.put_uses(namespace_id, head.generation, np.concatenate(uses))
     target.file.sync()  # before the old file goes
     target.file.close()
     return head
 
 
-def _remove_strangers(directory: Path, ledger: Ledger) -> None:
+def remove_strangers(directory: Path, ledger: Ledger) -> None:
     """Unlink vector files that no namespace uses. In a transaction: no file is in the making."""
     current = set()
     for namespace_id in ledger.namespace_ids():

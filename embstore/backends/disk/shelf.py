@@ -28,6 +28,7 @@ class Shelf:
         self.corrupt = 0
         self._index = DigestIndex()
         self._sound = np.zeros(0, np.bool_)
+        self._used = np.zeros(0, np.bool_)
         self._damaged: set[int] = set()
 
     def learn(self, first: int, digests: Digests, *, sound: bool = False) -> None:
@@ -43,10 +44,11 @@ class Shelf:
         self._index.extend(digests, first)
         self.known = first + len(digests)
         if self.known > len(self._sound):
-            grown = np.zeros(max(self.known, 2 * len(self._sound)), np.bool_)
-            grown[: len(self._sound)] = self._sound
-            self._sound = grown
+            size = max(self.known, 2 * len(self._sound))
+            self._sound = np.append(self._sound, np.zeros(size - len(self._sound), np.bool_))
+            self._used = np.append(self._used, np.zeros(size - len(self._used), np.bool_))
         self._sound[first : self.known] = sound
+        self._used[first : self.known] = sound
 
     def locate(self, digests: Digests) -> Rows:
         """The number of a sound row for each of (n, 2) digests; -1 where there is none.
@@ -67,6 +69,7 @@ class Shelf:
             sound[sound] = self._sound[rows[sound]]
         for number in np.flatnonzero((rows >= 0) & ~sound).tolist():
             rows[number] = self._search(mapped, digests[number])
+        self._used[rows[rows >= 0]] = True
         return rows
 
     def _check(self, mapped: Array, rows: Rows) -> None:
@@ -96,12 +99,19 @@ class Shelf:
         vectors[found] = stored[rows[found]]
         return vectors
 
-    def sound_rows(self, start: int, stop: int) -> Array:
-        """A copy of the rows numbered ``start`` to ``stop`` that a look-up would give."""
-        rows = self.file.rows(min(stop, self.known))[start:].copy()
+    def sound(self, start: int, stop: int) -> Rows:
+        """Those of the rows numbered ``start`` to ``stop`` that a look-up would give."""
+        rows = self.file.rows(min(stop, self.known))[start:]
         located = self.locate(np.ascontiguousarray(rows["digest"]))
-        kept: Array = rows[located == np.arange(start, start + len(rows))]
-        return kept
+        numbers = np.arange(start, start + len(rows))
+        sound: Rows = numbers[located == numbers]
+        return sound
+
+    def take_used(self) -> Rows:
+        """The rows located or written since this was last asked."""
+        used: Rows = np.flatnonzero(self._used[: self.known])
+        self._used[used] = False
+        return used
 
 
 def learn_all(shelf: Shelf, batches: Iterable[tuple[int, bytes]]) -> None:

@@ -194,10 +194,6 @@ class VectorFile:
         for row in rows.tolist():
             _pwrite(self._writable(), bytes(24), self._start + row * self.format.stride)
 
-    def restore_header(self) -> None:
-        """Write the header again, as the ledger knows it."""
-        _pwrite(self._writable(), self.header.to_bytes(), 0)
-
     def sync(self) -> None:
         """Wait until the disk has everything."""
         os.fsync(self._writable())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -101,7 +102,9 @@ class EmbeddingStore:
             ),
             None,
         )
-        self._seed = self._backend.seed if self._backend is not None else seed or 0
+        if self._backend is not None:
+            seed = self._backend.seed
+        self._seed = secrets.randbits(63) if seed is None else seed
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments

@@ -145,8 +145,9 @@ class LazyModel:
         self._name = name
         self._version = version
         self._arguments = {key: value for key, value in loading.items() if value is not None}
+        self._decisive = self._decisive_arguments()
         self._loaded: LoadedModel | None = None
-        self._recalled: tuple[bytes, ModelProfile] | None = None
+        self._recalled: tuple[snapshot.Metadata, ModelProfile] | None = None
         self._lock = threading.RLock()
 
     def profile(self) -> ModelProfile:
@@ -161,16 +162,16 @@ class LazyModel:
             return self._loaded.profile()
 
     def _recall(self) -> ModelProfile | None:
-        folder, arguments = self._folder(), self._loading_arguments()
+        folder, arguments = self._folder(), self._decisive
         if folder is None or arguments is None:
             return None
         try:
-            signature, _ = snapshot.metadata(folder)
+            files = snapshot.metadata(folder)
         except OSError:
             return None
-        if self._recalled is None or self._recalled[0] != signature:
+        if self._recalled is None or self._recalled[0] != files:
             known = snapshot.recall(self._store, folder, arguments)
-            self._recalled = None if known is None else (signature, known)
+            self._recalled = None if known is None else (files, known)
         return None if self._recalled is None else self._recalled[1]
 
     def _folder(self) -> Path | None:
@@ -178,8 +179,10 @@ class LazyModel:
             self._name_or_path, self._arguments.get("revision"), self._arguments.get("cache_folder")
         )
 
-    def _loading_arguments(self) -> dict[str, Any] | None:
-        """What, besides the files, decides what is loaded; None if JSON cannot say it."""
+    def _decisive_arguments(self) -> dict[str, Any] | None:
+        """What, besides the files, decides what is loaded; None if that cannot be told."""
+        if self._arguments.get("trust_remote_code"):
+            return None  # code from other repositories may be fetched and run
         undecisive = ("device", "cache_folder", "local_files_only", "token")
         chosen = {key: value for key, value in self._arguments.items() if key not in undecisive}
         chosen["name"] = [self._name, self._version]
@@ -205,15 +208,15 @@ class LazyModel:
                 self._remember(before)
             return self._loaded.load()
 
-    def _metadata(self) -> bytes | None:
+    def _metadata(self) -> snapshot.Metadata | None:
         folder = self._folder()
         try:
-            return None if folder is None else snapshot.metadata(folder)[0]
+            return None if folder is None else snapshot.metadata(folder)
         except OSError:
             return None
 
-    def _remember(self, before: bytes | None) -> None:
-        folder, arguments = self._folder(), self._loading_arguments()
+    def _remember(self, before: snapshot.Metadata | None) -> None:
+        folder, arguments = self._folder(), self._decisive
         # Files that changed while they were loaded say nothing of what was loaded. A hub snapshot
         # that was not there before has just been fetched, and is never changed in place.
         fetched = before is None and not os.path.isdir(self._name_or_path)

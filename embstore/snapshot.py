@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,14 @@ from embstore.fingerprint import ModelProfile, digest_file
 from embstore.keys import canonical_json
 from embstore.store import EmbeddingStore
 
-_NO_WEIGHTS = {".md", ".png", ".jpg", ".gitattributes", ".lock"}
-_SETTLED = 2.0
+Metadata = tuple[tuple[str, int, int, int, int, int], ...]
+"""Of each file: path, size, modification and change time in ns, inode, device."""
+
+_NO_WEIGHTS = {".md", ".png", ".jpg", ".lock"}
+_ELSEWHERE = "adapter_config.json"
+"""A model with this file has the weights it adapts somewhere else: nothing here identifies them."""
+
+_SETTLED = 2
 """Seconds a file must have been left alone before its metadata are recorded: a change within one
 tick of the file system's clock would leave no trace in them."""
 
@@ -54,38 +60,33 @@ def locate(name_or_path: str, revision: str | None = None, cache: str | None = N
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() not in _NO_WEIGHTS
-        and not path.name.startswith(".")
-        and "__pycache__" not in path.parts
-        and path.is_file()
-    )
+def _files(folder: str) -> Iterator[str]:
+    """The paths of the files that may decide a vector, in one order."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
+        for name in sorted(names):
+            if name[0] != "." and os.path.splitext(name)[1].lower() not in _NO_WEIGHTS:
+                yield os.path.join(parent, name)
 
 
-def metadata(folder: Path) -> tuple[bytes, float]:
-    """A digest of the metadata of a folder's files, and when the last of them changed (seconds).
+def metadata(folder: Path) -> Metadata:
+    """What the file system knows of a folder's files.
 
     Raises:
         OSError: if a file goes away meanwhile.
     """
-    listed, newest = [], 0.0
-    for path in _files(folder):
-        stat = path.stat()  # of the blob, where the hub's cache has a symbolic link
-        listed.append(
-            [
-                str(path.relative_to(folder)),
-                stat.st_size,
-                stat.st_mtime_ns,
-                stat.st_ctime_ns,
-                stat.st_ino,
-                stat.st_dev,
-            ]
+    found = []
+    for path in _files(str(folder)):
+        stat = os.stat(path)  # of the blob, where the hub's cache has a symbolic link
+        found.append(
+            (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
         )
-        newest = max(newest, stat.st_ctime, stat.st_mtime)
-    return _digest(["metadata", str(folder.resolve()), listed]), newest
+    return tuple(found)
+
+
+def _settled(files: Metadata) -> bool:
+    newest = max((max(file[2], file[3]) for file in files), default=0)
+    return newest < time.time_ns() - _SETTLED * 10**9
 
 
 def contents(folder: Path) -> str:
@@ -94,7 +95,9 @@ def contents(folder: Path) -> str:
     Raises:
         OSError: if a file cannot be read.
     """
-    listed = [[str(path.relative_to(folder)), digest_file(path)] for path in _files(folder)]
+    listed = [
+        [os.path.relpath(path, folder), digest_file(Path(path))] for path in _files(str(folder))
+    ]
     return _digest(["contents", listed]).hex()
 
 
@@ -109,10 +112,13 @@ def recall(
         arguments: how it would be loaded, as JSON values.
     """
     try:
-        signature, newest = metadata(folder)
+        files = metadata(folder.resolve())
+        if any(file[0].endswith(_ELSEWHERE) for file in files):
+            return None
+        signature = _digest(["metadata", files])
         known = store.get_identity(signature)
         digest = contents(folder) if known is None else str(known["contents"])
-        if known is None and newest < time.time() - _SETTLED:
+        if known is None and _settled(files):
             store.put_identity(signature, {"contents": digest})
     except (OSError, KeyError):
         return None

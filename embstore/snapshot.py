@@ -145,10 +145,15 @@ def record(
 
 def _loading(digest: str, arguments: Mapping[str, Any]) -> bytes:
     # What other versions of these libraries make of the same files is theirs to say.
-    versions = [
-        importlib.metadata.version(name) for name in ("sentence-transformers", "transformers")
-    ]
+    versions = [_version(name) for name in ("sentence-transformers", "transformers")]
     return _digest(["loading", digest, dict(arguments), versions])
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _digest(value: Any) -> bytes:

@@ -193,17 +193,17 @@ class EmbeddingStore:
         found = in_memory
         if not in_memory.all():
             vectors, found = self._find_in_backend(namespace, digests, vectors, in_memory)
-        unique = len(set(digests))
-        misses = len({digests[number] for number in np.flatnonzero(~found).tolist()})
-        hits, memory_hits = len(digests) - misses, int(in_memory.sum())
+        absent = [] if found.all() else np.flatnonzero(~found).tolist()
+        misses = len({digests[number] for number in absent})
+        memory_hits = int(np.count_nonzero(in_memory))
         self._counters.add(
-            hits=hits,
+            hits=len(digests) - misses,
             misses=misses,
             memory_hits=memory_hits,
-            disk_hits=int(found.sum()) - memory_hits,
-            deduplicated=len(digests) - unique,
+            disk_hits=len(digests) - len(absent) - memory_hits,
+            deduplicated=len(digests) - len(set(digests)),
         )
-        self._hits[namespace.id] += hits
+        self._hits[namespace.id] += len(digests) - misses
         return vectors, found
 
     def _find_in_memory(
@@ -213,11 +213,11 @@ class EmbeddingStore:
             dtype, dim = self._layouts[namespace.id]
             prefix = namespace.id
             rows = self._memory.get_many([prefix + digest for digest in digests])
-            found = np.array([row is not None for row in rows], np.bool_)
-            if found.all():
+            if None not in rows:
                 # A bytearray, so that the array can be written.
                 joined = bytearray().join(rows)  # type: ignore[arg-type]
-                return np.frombuffer(joined, dtype).reshape(-1, dim), found
+                return np.frombuffer(joined, dtype).reshape(-1, dim), np.ones(len(rows), np.bool_)
+            found = np.array([row is not None for row in rows], np.bool_)
             vectors = np.zeros((len(digests), dim), dtype)
             if found.any():
                 kept = b"".join(row for row in rows if row is not None)

@@ -58,6 +58,11 @@ class Shelf:
         """
         rows = self._index.find(digests)
         mapped = self.file.rows(self.known)
+        known = len(rows) and rows.min() >= 0 and rows.max() < len(mapped)
+        if known and self._sound[rows].all() and (mapped["digest"][rows] == digests).all():
+            # Nearly always, and half the time of what follows.
+            self._used[rows] = True
+            return rows
         present = (rows >= 0) & (rows < len(mapped))
         if not present.any():
             return np.where(present, rows, -1)
@@ -92,9 +97,9 @@ class Shelf:
     def vectors(self, rows: Rows) -> Array:
         """The vectors of located rows, (n, dim), fresh and C-contiguous; zeros for row -1."""
         stored = self.file.rows(self.known)["vector"]
-        found = rows >= 0
-        if found.all():
+        if len(rows) and rows.min() >= 0:
             return np.ascontiguousarray(stored[rows])
+        found = rows >= 0
         vectors = np.zeros((len(rows), self.file.format.dim), self.file.format.vector_dtype)
         vectors[found] = stored[rows[found]]
         return vectors

@@ -163,6 +163,8 @@ class DiskBackend:
         self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
     ) -> Found:
         """See :class:`~embstore.backends.base.Backend`. One transaction: rows, then ledger."""
+        if not len(digests):
+            return np.zeros(0, np.bool_)
         return self._session.mending(lambda: self._put(namespace, digests, vectors, seconds))
 
     def _put(

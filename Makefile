@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and pip; all else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
+ARGS ?=
+
+.PHONY: demo test bench format clean
+
+demo: $(INSTALLED)
+	$(BIN)/embstore demo $(ARGS)
+
+# Tests use a model that a package carries; offline, a test that asks a hub fails at once.
+test bench: export HF_HUB_OFFLINE = 1
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --doctest-modules embstore
+	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	$(BIN)/pytest benchmarks --benchmark-only
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+# The stamp comes last, so that an installation that was interrupted is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"embstore needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[sentence-transformers,cli,parquet]' --group dev
+	touch $@

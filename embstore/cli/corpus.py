@@ -1,0 +1,62 @@
+"""A real corpus that every Python carries: the docstrings of its standard library."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from zlib import crc32
+
+_SKIPPED = {"site-packages", "dist-packages", "test", "tests"}
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def stdlib_paragraphs(limit: int | None = None) -> list[str]:
+    """The paragraphs of the standard library's docstrings, some 16,600 in Python 3.11.
+
+    About 7 % are repeats. The same Python gives the same list on every machine. Nothing is imported
+    from the library: its files are only parsed, which takes some seconds.
+
+    Args:
+        limit: number of paragraphs to return, chosen as :func:`sample` does; None for all.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix())
+    paragraphs = [
+        paragraph.strip()
+        for path in files
+        if _SKIPPED.isdisjoint(path.relative_to(root).parts)
+        for docstring in _docstrings(path.read_bytes())
+        for paragraph in re.split(r"\n\s*\n", docstring)
+        if paragraph.strip()
+    ]
+    return paragraphs if limit is None else sample(paragraphs, limit)
+
+
+def sample(texts: Sequence[str], limit: int) -> list[str]:
+    """``limit`` of the texts, in their order; all, if there are not as many.
+
+    A text is taken or left by its own checksum, and with it all its repeats, so that the sample
+    repeats itself as much as the whole does. Every k-th text would keep a third of that.
+
+    >>> sample(["c", "a", "b", "c"], 2)
+    ['c', 'c']
+    """
+    order = sorted(range(len(texts)), key=lambda i: crc32(texts[i].encode(errors="surrogatepass")))
+    return [texts[i] for i in sorted(order[:limit])]
+
+
+def _docstrings(source: bytes) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            # Old files have invalid escapes, of which the parser warns.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # templates and fixtures that are not Python
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
+            yield docstring

@@ -1,0 +1,86 @@
+"""The layers import downwards only, files stay small, and importing embstore stays light."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, run_python
+
+PACKAGE = ROOT / "embstore"
+LAYERS = [
+    {"cli", "integrations"},
+    {"encoder", "decorator", "batching"},
+    {"models", "snapshot", "upstream", "lookup"},
+    {"store"},
+    {"memory", "backends", "claims", "faults"},
+    {"fingerprint", "keys", "stats", "locks", "errors"},
+]
+"""From top to bottom, by the first name below ``embstore``."""
+EXEMPT = {"__init__", "testing"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES = 400
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def layer_of(part: str) -> int:
+    numbers = [number for number, names in enumerate(LAYERS) if part in names]
+    assert len(numbers) == 1, f"embstore.{part} stands in no layer: give it its place in LAYERS"
+    return numbers[0]
+
+
+def imported_parts(path: Path) -> list[str]:
+    """The first names below ``embstore`` of all that a file imports, wherever it does."""
+    parts = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            if node.module == "embstore":
+                parts += [alias.name for alias in node.names]
+            elif node.module and node.module.startswith("embstore."):
+                parts.append(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            parts += [name[1] if name[1:] else "__init__" for name in names if name[0] == "embstore"]
+    return parts
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_imports_only_from_its_layer_or_below(path: Path) -> None:
+    part = name_of(path).split("/")[0]
+    if part in EXEMPT:
+        return
+    for other in imported_parts(path):
+        # A public name taken from the package itself would hide where it stands; a face may.
+        if layer_of(part) == 0 and (other[0].isupper() or other in EXEMPT or other == "cached"):
+            continue
+        assert layer_of(part) <= layer_of(other), f"{path.name} imports embstore.{other}, above it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_file_is_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_files_of_one_layer_do_not_import_each_other_in_a_ring() -> None:
+    imports: dict[str, set[str]] = {}
+    for path in MODULES:
+        part = name_of(path).split("/")[0]
+        if part not in EXEMPT:
+            imports.setdefault(part, set()).update(set(imported_parts(path)) - {part})
+    while imports:
+        free = {part for part, others in imports.items() if not others & imports.keys()}
+        assert free, f"a ring among {sorted(imports)}"
+        imports = {part: others for part, others in imports.items() if part not in free}
+
+
+def test_importing_embstore_imports_no_model_library() -> None:
+    loaded = run_python("import embstore, sys; print(*sys.modules)").split()
+    assert "embstore.store" in loaded
+    for heavy in ("torch", "sentence_transformers", "transformers", "pytest", "typer", "pyarrow"):
+        assert heavy not in loaded

@@ -94,6 +94,7 @@ def pytest_report_header() -> list[str]:
 def environment() -> list[str]:
     """The machine and the versions that decide the figures."""
     names = ["numpy", "torch", "sentence-transformers", "xxhash", "diskcache"]
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
     libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     disk = _file_system(Path(tempfile.gettempdir()))
@@ -103,6 +104,7 @@ def environment() -> list[str]:
         f"machine: {_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {disk} on disk",
         f"system: {system}, {python}, SQLite {sqlite3.sqlite_version}",
         f"libraries: {libraries}",
+        f"load now: {os.getloadavg()[0]:.1f}, OMP_NUM_THREADS {threads}",
     ]
 
 

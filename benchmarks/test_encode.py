@@ -19,8 +19,8 @@ from embstore.cli.corpus import stdlib_paragraphs
 
 WARM = 10_000
 SINGLES = 300
-COLD = 256
-"""Texts that the model embeds in a round: a second or two."""
+COLD = 128
+"""Texts that the model embeds in a round: some tenths of a second."""
 
 
 def numbered() -> Iterator[list[str]]:
@@ -82,7 +82,7 @@ def test_cold(
         result = race(
             {"model": model.encode, "embstore": encoder.encode},
             items=COLD,
-            rounds=7,
+            rounds=9,
             warmup=1,
             inputs=((part,) for part in texts),
         )

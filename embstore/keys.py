@@ -21,7 +21,7 @@ DIGEST_SIZE = 16
 """Bytes of a text digest and of a namespace id."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Namespace:
     """Everything besides the text that decides a vector.
 
@@ -92,6 +92,10 @@ class Namespace:
         """The namespace that :meth:`to_dict` describes."""
         return cls(**fields)
 
+    def __eq__(self, other: object) -> bool:
+        # By what is digested: to Python, 1 and True are equal.
+        return self.id == other.id if isinstance(other, Namespace) else NotImplemented
+
     def __hash__(self) -> int:
         return hash(self.id)
 
@@ -112,10 +116,12 @@ def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
     Raises:
         TypeError: if a text is not a ``str``.
     """
+    texts = list(texts)
     try:
         return [xxh3_128_digest(text.encode(), seed) for text in texts]
-    except UnicodeEncodeError:
+    except (AttributeError, UnicodeEncodeError):
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(
+                f"texts must be str, not {type(wrong[0]).__name__}: {wrong[0]!r:.80}"
+            ) from None
         return [xxh3_128_digest(text.encode("utf-8", "surrogatepass"), seed) for text in texts]
-    except AttributeError:
-        wrong = next(text for text in texts if not isinstance(text, str))
-        raise TypeError(f"texts must be str, not {type(wrong).__name__}: {wrong!r:.80}") from None

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from embstore.backends import rows
 from embstore.backends.rows import Array
-from embstore.errors import CacheMissError, ModelOutputError
+from embstore.errors import CacheMissError, ModelOutputError, NamespaceError
 from embstore.keys import Namespace
 from embstore.store import EmbeddingStore
 
@@ -99,15 +100,6 @@ def as_vectors(output: Any, count: int, model_name: str) -> Array:
         ModelOutputError: if it is anything else.
     """
     try:
-        vectors = np.asarray(output)
-    except ValueError as error:  # nested lists of different lengths
-        raise ModelOutputError(f"{model_name} returned: {error}", model_name=model_name) from error
-    if vectors.dtype == np.float64 and not hasattr(output, "dtype"):
-        vectors = vectors.astype(np.float32)  # lists of Python floats, as API clients give them
-    if vectors.ndim != 2 or len(vectors) != count or vectors.dtype.kind not in "fiu":
-        raise ModelOutputError(
-            f"{model_name} returned {vectors.dtype} of shape {vectors.shape} for {count} texts: "
-            f"it must return numbers of shape ({count}, dim)",
-            model_name=model_name,
-        )
-    return vectors
+        return rows.as_vectors(output, count)
+    except NamespaceError as error:
+        raise ModelOutputError(f"{model_name}: {error}", model_name=model_name) from error

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from embstore.backends import open_backend, resolve_location
 from embstore.backends.base import Backend, CompactReport, Found, NamespaceInfo, VerifyReport
-from embstore.backends.rows import Array
-from embstore.errors import NamespaceError, StoreError
+from embstore.backends.rows import Array, as_vectors
+from embstore.errors import StoreError
 from embstore.faults import Faults
 from embstore.keys import Namespace, digest_texts
 from embstore.memory import MemoryTier, parse_bytes
@@ -158,16 +158,11 @@ class EmbeddingStore:
             vectors: (n, dim) floating point or integer.
 
         Raises:
-            NamespaceError: if the shape is not (n, dim), or dim or dtype differ from what is
-                stored under the namespace.
+            NamespaceError: if they are no numbers of shape (n, dim), or dim or dtype differ from
+                what is stored under the namespace.
             TypeError: if a text is not a ``str``.
         """
-        given = np.asarray(vectors)
-        if given.ndim != 2 or len(given) != len(texts):
-            raise NamespaceError(
-                f"{len(texts)} texts need vectors of shape ({len(texts)}, dim), not {given.shape}",
-                namespace=namespace,
-            )
+        given = as_vectors(vectors, len(texts))
         if len(given):
             self.keep(namespace, self.digests(texts), given)
 
@@ -191,7 +186,7 @@ class EmbeddingStore:
         """:meth:`get_many` by digest: memory tier, then backend."""
         vectors, in_memory = self._find_in_memory(namespace, digests)
         found = in_memory
-        if not in_memory.all():
+        if not in_memory.all() or not len(digests):
             vectors, found = self._find_in_backend(namespace, digests, vectors, in_memory)
         absent = [] if found.all() else np.flatnonzero(~found).tolist()
         misses = len({digests[number] for number in absent})
@@ -231,6 +226,7 @@ class EmbeddingStore:
         backend = self._backend
         if backend is None:
             return vectors, in_memory
+        every = digests
         if in_memory.any():
             places = np.flatnonzero(~in_memory)
             digests = [digests[place] for place in places.tolist()]
@@ -238,6 +234,10 @@ class EmbeddingStore:
         if got is None:
             return vectors, in_memory
         more, found = got
+        if in_memory.any() and (more.dtype, more.shape[1]) != (vectors.dtype, vectors.shape[1]):
+            # Another process cleared the namespace and stored vectors of another kind.
+            self._memory.clear(namespace.id)
+            return self._find_in_backend(namespace, every, vectors, np.zeros_like(in_memory))
         if len(digests) <= _SMALL_CALL and found.any():
             kept = np.flatnonzero(found)
             self._admit(namespace, [digests[number] for number in kept.tolist()], more[kept])

@@ -37,7 +37,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "several": {"batch_size": 0, "precision": "int4", "prompt_name": "unknown"},
     "several_but_size": {"precision": "int4", "nonsense": 1, "prompt_name": "unknown"},
     "several_but_kwargs": {"precision": "int4", "prompt_name": "unknown"},
-    "unknown_text_argument": {"processing_kwargs": {"nonsense": {}}},
 }
 
 
@@ -100,21 +99,6 @@ class TestRefused:
         expected = refusal(minilm.encode, [text])
         assert refusal(warm.encode, [text]) == expected
 
-    def test_a_model_whose_default_is_refused(
-        self, unnormalized: Any, store: EmbeddingStore
-    ) -> None:
-        unknown = {"prompt_name": "query"}
-        assert "query" not in dict(unnormalized.prompts) or unnormalized.prompts["query"] == ""
-        encoder = CachedEncoder(unnormalized, store)
-        encoder.encode(TEXTS)
-        unnormalized_prompts = unnormalized.prompts
-        try:
-            unnormalized.prompts = {}
-            expected = refusal(unnormalized.encode, TEXTS, **unknown)
-            assert refusal(encoder.encode, TEXTS, **unknown) == expected
-        finally:
-            unnormalized.prompts = unnormalized_prompts
-
 
 def same(one: Any, other: Any) -> bool:
     """Equality through lists, dicts, arrays and tensors, numbers within 1e-5."""
@@ -144,7 +128,7 @@ class TestBypassed:
         assert (after.total, after.entries) == (before.total, before.entries)
 
     @pytest.mark.parametrize(
-        ("inputs", "count"),
+        "inputs, count",
         [
             pytest.param([("a question", "an answer"), ("another", "one more")], 2, id="pairs"),
             pytest.param([["a question", "an answer"]], 1, id="pair_as_list"),
@@ -185,10 +169,3 @@ class TestBypassed:
         task = object()  # upstream takes any
         assert same(warm.encode(TEXTS, task=task), minilm.encode(TEXTS, task=task))
         assert warm.stats().bypassed == len(TEXTS)
-
-    def test_keys_that_json_would_make_one(self, minilm: Any, warm: CachedEncoder) -> None:
-        # JSON turns the key 1 into "1": two settings would share a namespace.
-        for options in ({1: "a"}, {"1": "a"}):
-            warm.encode(TEXTS, processing_kwargs={"text": {}}, task=options)
-        names = {str(info.namespace.task) for info in warm.store.namespaces()}
-        assert len(names) == len(warm.store.namespaces())

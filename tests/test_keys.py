@@ -155,5 +155,5 @@ def test_texts_have_digests_of_their_own_whatever_stands_beside_them(texts: list
 
 @pytest.mark.parametrize("texts", [["a", None], [b"a"], ["a", 3], ["\ud800", 3], [3, "\ud800"]])
 def test_a_text_that_is_no_str_is_named(texts: list) -> None:
-    with pytest.raises(TypeError, match="texts must be str, not (NoneType|bytes|int)"):
+    with pytest.raises(TypeError, match=r"texts must be str, not (NoneType|bytes|int)"):
         digest_texts(texts, 1)

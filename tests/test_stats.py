@@ -36,7 +36,13 @@ def test_it_prints_every_figure_in_a_terminal_and_in_a_notebook() -> None:
 
 @pytest.mark.parametrize(
     "count, text",
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 * 2**30, "5.0 GiB"), (2**50, "1024.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (5 * 2**30, "5.0 GiB"),
+        (2**50, "1024.0 TiB"),
+    ],
 )
 def test_bytes_as_people_write_them(count: int, text: str) -> None:
     assert format_bytes(count) == text

@@ -15,7 +15,13 @@ import torch
 
 from embstore import CachedEncoder, EmbeddingStore
 
-SHORT = ["the cat sat", "Grüße, 世界 🌍", "", " \n", "A longer text, of two sentences. This one ends it."]
+SHORT = [
+    "the cat sat",
+    "Grüße, 世界 🌍",
+    "",
+    " \n",
+    "A longer text, of two sentences. This one ends it.",
+]
 NUMPY: dict[str, Any] = {}
 RETURNS: dict[str, dict[str, Any]] = {
     "numpy": NUMPY,
@@ -260,7 +266,5 @@ class TestPrecision:
 
     @pytest.mark.parametrize("precision", ["binary", "ubinary"])
     @pytest.mark.parametrize("returned", RETURNS)
-    def test_of_a_single_text(
-        self, minilm: Any, both: Both, precision: str, returned: str
-    ) -> None:
+    def test_of_a_single_text(self, minilm: Any, both: Both, precision: str, returned: str) -> None:
         both(minilm, "one text", precision=precision, **RETURNS[returned])

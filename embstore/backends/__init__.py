@@ -19,12 +19,21 @@ def resolve_location(location: str | os.PathLike[str] | None) -> str:
     """The location that is meant: a path without scheme, or a URL of another scheme.
 
     ``None`` is ``$EMBSTORE_HOME``, else the platform's user cache directory.
+
+    Raises:
+        StoreRefusedError: if a disk URL has no absolute path.
     """
     if location is None:
         location = os.environ.get("EMBSTORE_HOME") or platformdirs.user_cache_dir("embstore")
     location = os.fspath(location)
     if location.startswith("disk://"):
-        location = unquote(urlsplit(location).path)
+        url = urlsplit(location)
+        if url.netloc or len(url.path) < 2:
+            raise StoreRefusedError(
+                f"{location} names no directory: write disk:///path, or just the path",
+                path=location,
+            )
+        location = unquote(url.path)
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 

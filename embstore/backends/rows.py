@@ -28,6 +28,29 @@ Digests = npt.NDArray[np.uint64]
 """Text digests as (n, 2) uint64: the high half sorts, both halves identify."""
 
 
+def as_vectors(output: Any, count: int) -> Array:
+    """Anything like an array as (count, dim) numbers in the machine's byte order.
+
+    Lists of Python floats become float32; arrays keep their dtype.
+
+    Raises:
+        NamespaceError: if it is not one vector of numbers for each of ``count`` texts.
+    """
+    try:
+        vectors = np.asarray(output)
+    except ValueError as error:  # nested lists of different lengths
+        raise NamespaceError(f"vectors must be of one length: {error}") from error
+    shaped = vectors.ndim == 2 and len(vectors) == count and vectors.shape[1] > 0
+    if not shaped or vectors.dtype.kind not in "fiu":
+        raise NamespaceError(
+            f"{count} texts need numbers of shape ({count}, dim), not {vectors.dtype} of shape "
+            f"{vectors.shape}"
+        )
+    if vectors.dtype == np.float64 and not hasattr(output, "dtype"):
+        return vectors.astype(np.float32)
+    return vectors.astype(vectors.dtype.newbyteorder("="), copy=False)
+
+
 def as_digests(digests: Iterable[bytes]) -> Digests:
     """16-byte digests as a read-only (n, 2) uint64 array."""
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
@@ -64,14 +87,16 @@ class RowFormat:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The row as a structured dtype: fields ``checksum``, ``digest`` and ``vector``."""
+        """The row as a structured dtype: fields ``checksum``, ``digest``, ``vector``, ``pad``."""
+        padding = self.stride - 8 - DIGEST_SIZE - self.vector_dtype.itemsize * self.dim
+        # A field of its own, because numpy copies fields and leaves gaps between them as they are.
         return np.dtype(
-            {
-                "names": ["checksum", "digest", "vector"],
-                "formats": ["<u8", ("<u8", 2), (self.vector_dtype, self.dim)],
-                "offsets": [0, 8, 8 + DIGEST_SIZE],
-                "itemsize": self.stride,
-            }
+            [
+                ("checksum", "<u8"),
+                ("digest", "<u8", 2),
+                ("vector", self.vector_dtype, (self.dim,)),
+                ("pad", f"V{padding}"),
+            ]
         )
 
     def pack(self, digests: Digests, vectors: Array) -> Array:

@@ -15,7 +15,7 @@ from embstore.backends.disk.eviction import evict, size_with_ledger
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelf import Shelf, learn_all
-from embstore.backends.disk.vectors import SUFFIX, Header
+from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.rows import Array, Digests, as_digests
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError
 from embstore.keys import DIGEST_SIZE, Namespace
@@ -110,7 +110,8 @@ class DiskBackend:
 
     def _read_without_ledger(self, namespace_id: bytes) -> None:
         with INDEX:
-            if namespace_id in self._shelves:
+            known = self._shelves.get(namespace_id)
+            if known is not None and len(known.file.rows(known.known)):
                 return
             for header in repair.headers(self._vectors):
                 if header.namespace.id == namespace_id:
@@ -278,7 +279,7 @@ class DiskBackend:
             ledger.drop(namespace.id)
         self._drop_shelf(namespace.id)
         for file in self._vectors.glob(f"{namespace.id.hex()}.*{SUFFIX}"):
-            if head is None or int(file.name.split(".")[1]) <= head.generation:
+            if head is None or (generation_of(file) or 0) <= head.generation:
                 file.unlink(missing_ok=True)
         return 0 if head is None else head.rows - head.deleted
 

@@ -130,8 +130,10 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
             os.chmod(self.path, 0o600)
             with LEDGER, self.faults():
-                # The tables are diskcache's own work.
-                super().__init__(str(directory), timeout, _RawDisk, **_SETTINGS)
+                # The tables are diskcache's own work. Not told where they are: it expands
+                # variables in a directory's name, and makes the directory it gets.
+                super().__init__(os.sep, timeout, _RawDisk, **_SETTINGS)
+            self._directory = str(directory)
 
     # --- one connection, one lock, faults named -------------------------------------------------
 
@@ -140,7 +142,7 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         if self._connection is None:
             mode = "immutable=1" if self._mode == "immutable" else f"mode={self._mode}"
             self._connection = sqlite3.connect(
-                f"file:{urllib.parse.quote(str(self.path))}?{mode}",
+                f"file:{urllib.parse.quote(os.fsencode(self.path))}?{mode}",
                 uri=True,
                 timeout=self._timeout,
                 isolation_level=None,
@@ -167,11 +169,20 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            if self._is_damage(error):
                 self.damaged(str(error), error)
             raise StoreError(f"{self.path}: {error}", path=str(self.path)) from error
         except OSError as error:
             raise StoreError(f"{self._directory}: {error}", path=self._directory) from error
+
+    def _is_damage(self, error: sqlite3.Error) -> bool:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # the sqlite3 module's own: a text that is not UTF-8, for one
+            return not isinstance(error, sqlite3.ProgrammingError)
+        if code & 0xFF == sqlite3.SQLITE_READONLY and self._mode == "rw":
+            # Of a file that can be written it means a format that SQLite never wrote.
+            return os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+        return code & 0xFF in _DAMAGE
 
     def damaged(self, why: str, cause: Exception | None = None) -> NoReturn:
         """Raise StoreDamagedError."""

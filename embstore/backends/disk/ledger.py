@@ -131,7 +131,10 @@ class Ledger:
     def namespace_ids(self) -> list[bytes]:
         """The ids of all namespaces."""
         with LEDGER, self._cache.faults():
-            return [key[1:] for key in self._cache.keys(b"n")]
+            ids = [key[1:] for key in self._cache.keys(b"n")]
+            if ids != [key[1:] for key in self._cache.keys(b"h")]:
+                self._cache.damaged("the registry has lost a namespace")
+        return ids
 
     def register(self, namespace: Namespace, dtype: str, dim: int) -> Head:
         """Enter a namespace, with a generation that no file ever had. In a transaction."""

@@ -71,6 +71,7 @@ def exclusive(directory: Path, timeout: float) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     lock = os.open(directory / _LOCK, flags, 0o600)
     try:
+        os.fchmod(lock, 0o600)
         deadline = time.monotonic() + timeout
         while True:
             try:

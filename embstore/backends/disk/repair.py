@@ -15,7 +15,7 @@ from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.shelf import Shelf, learn_all
-from embstore.backends.disk.vectors import SUFFIX, Header, read_header
+from embstore.backends.disk.vectors import SUFFIX, Header, generation_of, read_header
 from embstore.backends.rows import Digests, RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
 
@@ -267,7 +267,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     old_files = list(vectors.iterdir())
     found = _all_headers(vectors)
     seed = found[-1].seed if found else seed
-    generations = [int(path.name.split(".")[1]) for path in old_files if path.suffix == SUFFIX]
+    generations = [generation_of(path) or 0 for path in old_files]
     building = directory / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)

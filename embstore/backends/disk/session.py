@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 import warnings
@@ -60,7 +61,9 @@ class Session:
         self._fault: StoreError | None = None
         self._retry_at = 0.0
         self._closed = False
+        self._is_open = False
         self._open()
+        self._is_open = True
         self.seed = self._stored_seed()
         if seed not in (None, self.seed):
             self.close()
@@ -84,9 +87,9 @@ class Session:
         try:
             location.prepare(self.directory)
             file = self.directory / FILE
-            if not file.exists():
+            if not os.path.lexists(file):
                 with location.exclusive(self.directory, self._timeout):
-                    if not file.exists():
+                    if not os.path.lexists(file):
                         self._make()
                         return
             location.check(file)
@@ -104,7 +107,7 @@ class Session:
 
     def _open_read_only(self) -> None:
         if not self.vectors.is_dir():
-            self._refuse("holds no store to read: check the path, or leave out read_only")
+            self._refuse("holds no store: check the path")
         for path in (self.directory, self.vectors):
             location.check(path, foreign=True)
         for mode in ("ro", "immutable"):
@@ -132,14 +135,19 @@ class Session:
     # --- faults ---------------------------------------------------------------------------------
 
     def mending(self, work: Callable[[], T]) -> T:
-        """Do ``work``; if the ledger proves damaged, mend it and do it once more."""
+        """Do ``work``; if the ledger proves damaged, mend it and do it again."""
         if self._closed:
             raise StoreError(f"the store at {self.directory} is closed", path=str(self.directory))
         try:
             return work()
         except StoreDamagedError as damage:
             self._recover(damage)
+        try:
             return work()
+        except StoreDamagedError as damage:
+            # Whatever is wrong, looking for it did not find it.
+            self._recover(damage, believe=False)
+        return work()
 
     def writable(self) -> Ledger:
         """The ledger, to write.
@@ -157,8 +165,11 @@ class Session:
             raise self._fault or StoreError("there is no ledger", path=str(self.directory))
         return self.ledger
 
-    def _recover(self, damage: StoreDamagedError) -> None:
-        """Get a sound ledger, or go on reading without one."""
+    def _recover(self, damage: StoreDamagedError, *, believe: bool = True) -> None:
+        """Get a sound ledger, or go on reading without one.
+
+        Unless ``believe``, the ledger is rebuilt even if it looks sound.
+        """
         with LEDGER:
             self._drop()
             try:
@@ -166,13 +177,13 @@ class Session:
                     raise damage
                 with location.exclusive(self.directory, self._timeout):
                     # Another process may have rebuilt it while this one waited.
-                    if not self._reopen():
+                    if not believe or not self._reopen():
                         self._rebuild(damage)
             except StoreRefusedError:
                 raise
             except (StoreError, OSError) as error:
                 self._go_without(damage, error)
-            if self.ledger is not None and self.ledger.seed != self.seed:
+            if self._is_open and self.ledger is not None and self.ledger.seed != self.seed:
                 self._drop()
                 self._refuse("was replaced by another store: open it again")
 

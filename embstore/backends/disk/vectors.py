@@ -78,6 +78,13 @@ class Header:
         return f"{self.namespace.id.hex()}.{self.generation}{SUFFIX}"
 
 
+def generation_of(path: Path) -> int | None:
+    """The generation in a vector file's name; None if it is no such name."""
+    parts = path.name.split(".")
+    right = len(parts) == 3 and f".{parts[2]}" == SUFFIX and parts[1].isdecimal()
+    return int(parts[1]) if right else None
+
+
 def read_header(path: Path) -> Header:
     """The header of a vector file.
 
@@ -129,12 +136,11 @@ class VectorFile:
     """
 
     def __init__(self, directory: Path, header: Header) -> None:
+        self._read_fd = self._write_fd = -1
         self.path = directory / header.file_name
         self.header = header
         self.format = header.row_format()
         self._start = header.size
-        self._read_fd = -1
-        self._write_fd = -1
         self._mapped = np.empty(0, self.format.dtype)
 
     def create(self) -> None:
@@ -159,10 +165,11 @@ class VectorFile:
         try:
             if self._read_fd < 0:
                 self._read_fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            size = os.fstat(self._read_fd).st_size
+            stat = os.fstat(self._read_fd)
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
-        present = max(0, size - self._start) // self.format.stride
+        # A file without a name was cleared or compacted away: nothing in it counts any more.
+        present = max(0, stat.st_size - self._start) // self.format.stride if stat.st_nlink else 0
         if len(self._mapped) > present or len(self._mapped) < min(count, present):
             self._map(present)
         return self._mapped[:count]
@@ -203,13 +210,19 @@ class VectorFile:
             self._write_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         return self._write_fd
 
+    def __del__(self) -> None:
+        self._close_files()
+
     def close(self) -> None:
         """Let go of the descriptors. Views handed out stay readable."""
+        self._close_files()
+        self._mapped = np.empty(0, self.format.dtype)
+
+    def _close_files(self) -> None:
         for fd in (self._read_fd, self._write_fd):
             if fd >= 0:
                 os.close(fd)
         self._read_fd = self._write_fd = -1
-        self._mapped = np.empty(0, self.format.dtype)
 
 
 def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:

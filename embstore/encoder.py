@@ -142,11 +142,7 @@ class CachedEncoder:
             **kwargs,
         }
         texts, singular = upstream.as_texts(inputs)
-        if (
-            texts is None
-            or output_value != "sentence_embedding"
-            or (kwargs and not _is_json(kwargs))
-        ):
+        if texts is None or output_value != "sentence_embedding" or not _is_json(kwargs):
             return self._bypass(
                 inputs,
                 1 if texts is None and singular else len(inputs if texts is None else texts),
@@ -371,6 +367,8 @@ class CachedEncoder:
 
 
 def _is_json(kwargs: Mapping[str, Any]) -> bool:
+    if not kwargs:
+        return True
     try:
         Namespace("any", extra=kwargs)
     except NamespaceError:

@@ -16,11 +16,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain
+from operator import is_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xxhash import xxh3_128_hexdigest, xxh3_128_intdigest
+from xxhash import xxh3_128_hexdigest
 
 from embstore.errors import EmbstoreError
 from embstore.keys import canonical_json
@@ -147,42 +149,48 @@ class Watch:
     """Whether a loaded model is still the one whose fingerprint was taken."""
 
     def __init__(self, model: Any) -> None:
-        self._probes: list[np.ndarray] = []
+        # Held, not only their ids: those of what is collected are given to something new.
+        own = [vars(module) for module in model.modules()]
+        kinds = ("_modules", "_parameters", "_buffers")
+        self._dicts: list[dict[str, Any]] = [settings[kind] for settings in own for kind in kinds]
+        self._held = list(chain.from_iterable(map(dict.values, self._dicts)))
+        self._tensors = [held for held in self._held if hasattr(held, "data_ptr")]
+        self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
         torch = _torch()
         integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        for _, tensor in _tensors(model):
+        probes: dict[Any, list[np.ndarray]] = {}
+        for tensor in self._tensors:
             # On other devices a look at the numbers would cost a synchronisation each.
             seen = tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel()
             if seen and tensor.dtype.itemsize in integers:
                 # As integers: numpy has no bfloat16, and NaN must equal itself.
                 flat = tensor.detach().flatten().view(integers[tensor.dtype.itemsize]).numpy()
                 step = max(1, len(flat) // _SAMPLES)
-                self._probes.append(flat[step // 2 :: step])
+                probes.setdefault(flat.dtype, []).append(flat[step // 2 :: step])
+        self._probes = [(same, np.concatenate(same)) for same in probes.values()]
         self._stamp = self._take(model)
 
     def same(self, model: Any) -> bool:
         """True as long as nothing that can be seen cheaply has changed."""
-        return self._take(model) == self._stamp
+        held = list(chain.from_iterable(map(dict.values, self._dicts)))
+        return (
+            len(held) == len(self._held)
+            and all(map(is_, held, self._held))
+            and self._take(model) == self._stamp
+        )
 
     def _take(self, model: Any) -> tuple[Any, ...]:
-        stamp: list[Any] = []
-        pending = [model]
-        while pending:
-            module = pending.pop()
-            own = module.__dict__
-            pending.extend(child for child in own["_modules"].values() if child is not None)
-            stamp.append(id(module))
-            for kind in ("_parameters", "_buffers"):
-                for tensor in own[kind].values():
-                    if tensor is not None:
-                        stamp += (id(tensor), tensor.data_ptr(), _version(tensor))
+        stamp: list[Any] = [id(model)]
+        stamp.append([tensor.data_ptr() for tensor in self._tensors])
+        stamp.append([tensor._version for tensor in self._counting])
         for module in model.children():
             stamp.append(repr([value for value in vars(module).values() if _is_simple(value)]))
             tokenizer = vars(module).get("tokenizer", vars(module).get("processor"))
             if tokenizer is not None:
                 stamp.append(_tokenizer_stamp(tokenizer))
-        samples = b"".join([probe.tobytes() for probe in self._probes])
-        return (*stamp, xxh3_128_intdigest(samples))
+        for probes, samples in self._probes:
+            stamp.append(np.concatenate(probes, out=samples).tobytes())
+        return tuple(stamp)
 
 
 def _is_simple(value: Any) -> bool:
@@ -199,10 +207,6 @@ def _tokenizer_stamp(tokenizer: Any) -> tuple[Any, ...]:
         parts = (repr(fast.normalizer), repr(fast.pre_tokenizer), fast.get_vocab_size())
     settings = [getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS]
     return (id(tokenizer), repr(settings), *parts)
-
-
-def _version(tensor: Any) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:

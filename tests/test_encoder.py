@@ -202,6 +202,13 @@ class TestAttributes:
         for moved in (encoder.to("cpu"), encoder.eval(), encoder.cpu()):
             assert isinstance(moved, CachedEncoder)
 
+    def test_sharing_the_weights_memory(self, encoder: CachedEncoder) -> None:
+        # As start_multi_process_pool does: the numbers move, and where they were is unmapped.
+        before = encoder.encode(TEXTS)
+        encoder.model.share_memory()
+        assert encoder.encode(TEXTS).tobytes() == before.tobytes()
+        assert encoder.stats().misses == UNIQUE
+
     def test_similarity(self, model: Any, encoder: CachedEncoder) -> None:
         one, other = encoder.encode(TEXTS), encoder.encode(TEXTS[::-1])
         assert torch.equal(encoder.similarity(one, other), model.similarity(one, other))

@@ -227,6 +227,7 @@ CHANGES = [
 def assert_follows(encoder: CachedEncoder, model: Any, change: Callable[[Any], None]) -> None:
     """After a change, an encoder that is warm gives what the changed model gives."""
     arguments = {"prompt": PROMPT}
+    model.eval()  # as the first call of encode does; no change of its own shall hide the other
     before = (fingerprint(model), encoder.namespace(**arguments))
     vectors = encoder.encode(TEXTS, **arguments)
     change(model)
@@ -288,7 +289,7 @@ class TestChanges:
 
         router = Router.for_query_document([static[0]], [own_minilm[0], own_minilm[1]])
         model = SentenceTransformer(modules=[router], device="cpu")
-        encoder = CachedEncoder(model, store)
+        encoder = CachedEncoder(model.eval(), store)
         first = encoder.encode_document(TEXTS)
         if kind == "pooling":
             own_minilm[1].pooling_mode = "max"

@@ -89,6 +89,6 @@ class TestAsVectors:
         [None, 5, "text", [], [[]] * 3, [1.0, 2.0], [[1.0], [2.0, 3.0]], [["a"], ["b"]], {}],
     )
     def test_anything_else_is_refused(self, output: Any) -> None:
-        with pytest.raises(ModelOutputError, match="m returned") as caught:
-            as_vectors(output, 2, "m")
-        assert caught.value.model_name == "m"
+        with pytest.raises(ModelOutputError, match="a/model") as caught:
+            as_vectors(output, 2, "a/model")
+        assert caught.value.model_name == "a/model"

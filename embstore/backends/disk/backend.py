@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ class DiskBackend:
                 learn_all(shelf, batches)
         if shelf.known != head.rows:
             raise StoreDamagedError("batches are missing in the ledger", path=self.location)
+        shelf.deleted = head.deleted
         with INDEX:
             self._shelves[namespace_id] = shelf
         return shelf
@@ -184,7 +186,7 @@ class DiskBackend:
             if self._size_limit is not None:
                 self._make_room(ledger, self._size_limit, vectors.nbytes)
             shelf = self._learn(ledger, namespace.id)
-            if shelf is not None and not shelf.file.path.exists():
+            if shelf is not None and not os.path.exists(shelf.file.path):
                 # Somebody deleted it. What it held is lost; what comes now need not be.
                 self._drop_shelf(namespace.id)
                 ledger.drop(namespace.id)
@@ -202,7 +204,8 @@ class DiskBackend:
                 )
             with INDEX:
                 new = (shelf.locate(query) < 0) & _first_of_each(query)
-            head = ledger.head(namespace.id) or Head(header.generation, 0, 0)
+            # What the head says, as of this transaction: _learn has just read it.
+            head = Head(header.generation, shelf.known, shelf.deleted)
             if new.any():
                 shelf.file.write(head.rows, shelf.file.format.pack(query[new], vectors[new]))
                 ledger.append(namespace.id, head, query[new].tobytes())
@@ -368,6 +371,8 @@ class DiskBackend:
 
 def _first_of_each(query: Digests) -> Found:
     """Which of (n, 2) digests stand there for the first time, (n,) bool."""
+    if len(query) == 1:
+        return np.ones(1, np.bool_)
     order = np.lexsort((query[:, 1], query[:, 0]))
     ordered = query[order]
     first = np.ones(len(query), np.bool_)

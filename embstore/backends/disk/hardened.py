@@ -260,7 +260,17 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
 
     def put_sealed(self, key: bytes, value: bytes) -> None:
         """Write a value with its checksum. In a transaction."""
-        self.set(key, value + xxh3_64_digest(key + value))
+        self.replace(key, value + xxh3_64_digest(key + value))
+
+    def replace(self, key: bytes, value: bytes) -> None:
+        """:meth:`set`, in one statement where the key is there already. In a transaction."""
+        changed = self._con.execute(
+            "UPDATE Cache SET value = ?, size = 0, expire_time = NULL WHERE key = ? AND raw = 1"
+            " AND mode = ? AND filename IS NULL",
+            (value, key, MODE_RAW),
+        )
+        if not changed.rowcount:
+            self.set(key, value)
 
     def get_json(self, key: bytes) -> dict[str, Any] | None:
         """The JSON object under ``key``."""
@@ -279,14 +289,16 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         rows = self._con.execute(query, (prefix, _after(prefix))).fetchall()
         return [expect_bytes(key) for (key,) in rows]
 
-    def last(self, prefix: bytes, count: int) -> list[tuple[bytes, int]]:
+    def last(self, prefix: bytes, count: int) -> Iterator[tuple[bytes, int]]:
         """The last keys that start with ``prefix``, the last first, with their values' lengths."""
         rows = self._con.execute(
             "SELECT key, length(value) FROM Cache WHERE key >= ? AND key < ? AND raw = 1"
             " ORDER BY key DESC LIMIT ?",
             (prefix, _after(prefix), count),
-        ).fetchall()
-        return [(expect_bytes(key), int(length or 0)) for key, length in rows]
+        )
+        with contextlib.closing(rows):
+            for key, length in rows:
+                yield expect_bytes(key), int(length or 0)
 
     def entries_from(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values that start with ``prefix``, from the last key up to ``start`` on."""

@@ -185,12 +185,10 @@ class Ledger:
         """
         prefix = _key(b"b", namespace_id, head.generation)
         with self._cache.faults():
-            tail = self._cache.last(prefix, 20)
-            if head.rows and not tail:
-                self._cache.damaged("the batches of a namespace are missing")
             first, size = head.rows, len(digests)
             absorbed = []
-            for key, length in tail:
+            key = None
+            for key, length in self._cache.last(prefix, 20):
                 start = _first_row(key)
                 if start + length // DIGEST_SIZE != first:
                     self._cache.damaged("its batches do not follow each other")
@@ -198,17 +196,21 @@ class Ledger:
                     break
                 absorbed.append(key)
                 first, size = start, size + length
-            parts = [self._take(key) for key in reversed(absorbed)]
-            self._cache.set(prefix + first.to_bytes(8, "big"), b"".join([*parts, digests]))
+            if head.rows and key is None:
+                self._cache.damaged("the batches of a namespace are missing")
+            # The oldest one absorbed has the key of the merged entry, which takes its place.
+            parts = [self._read(key) for key in reversed(absorbed)]
+            for key in absorbed[:-1]:
+                self._cache.delete(key)
+            self._cache.replace(prefix + first.to_bytes(8, "big"), b"".join([*parts, digests]))
         head = head._replace(rows=head.rows + len(digests) // DIGEST_SIZE)
         self._put_head(namespace_id, head)
         return head
 
-    def _take(self, key: bytes) -> bytes:
+    def _read(self, key: bytes) -> bytes:
         value: bytes | None = self._cache.get(key)
         if value is None:
             self._cache.damaged("a batch is missing")
-        self._cache.delete(key)
         return value
 
     def batches(
@@ -236,7 +238,7 @@ class Ledger:
                 first = _first_row(key)
                 inside = [row - first for row in remaining if row >= first]
                 if inside:
-                    digests = bytearray(self._take(key))
+                    digests = bytearray(self._read(key))
                     for row in inside:
                         digests[row * DIGEST_SIZE : (row + 1) * DIGEST_SIZE] = bytes(DIGEST_SIZE)
                     self._cache.set(key, bytes(digests))

@@ -9,8 +9,9 @@ import numpy as np
 
 from embstore.backends.disk.index import DigestIndex
 from embstore.backends.disk.vectors import Header, VectorFile
-from embstore.backends.rows import Array, Digests, Rows
+from embstore.backends.rows import Array, Digests, Rows, as_digests
 from embstore.errors import StoreDamagedError, StoreError
+from embstore.keys import DIGEST_SIZE
 
 
 class Shelf:
@@ -18,6 +19,7 @@ class Shelf:
 
     Attributes:
         known: number of rows this process has heard of.
+        deleted: how many of these the ledger had as deleted, when it was last read.
         corrupt: rows found damaged so far.
     """
 
@@ -26,6 +28,7 @@ class Shelf:
         self.header = header
         self.known = 0
         self.corrupt = 0
+        self.deleted = 0
         self._index = DigestIndex()
         self._sound = np.zeros(0, np.bool_)
         self._used = np.zeros(0, np.bool_)
@@ -57,6 +60,8 @@ class Shelf:
         checksum once per row and process (rows never change).
         """
         rows = self._index.find(digests)
+        if (rows < 0).all():
+            return rows  # without mapping what was written since
         mapped = self.file.rows(self.known)
         known = len(rows) and rows.min() >= 0 and rows.max() < len(mapped)
         if known and self._sound[rows].all() and (mapped["digest"][rows] == digests).all():
@@ -127,5 +132,11 @@ class Shelf:
 
 def learn_all(shelf: Shelf, batches: Iterable[tuple[int, bytes]]) -> None:
     """Hear of batches as the ledger gives them."""
-    for first, digests in batches:
-        shelf.learn(first, np.frombuffer(digests, "<u8").reshape(-1, 2))
+    parts, first = [], shelf.known
+    for start, digests in batches:
+        if start != first:
+            break  # the caller sees that rows are missing
+        parts.append(digests)
+        first += len(digests) // DIGEST_SIZE
+    # At once: learning a million rows batch by batch takes three times as long.
+    shelf.learn(shelf.known, as_digests(parts))

@@ -166,6 +166,8 @@ class VectorFile:
             if self._read_fd < 0:
                 self._read_fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             stat = os.fstat(self._read_fd)
+        except FileNotFoundError:
+            return self._mapped[:0]  # cleared or compacted away before it was first read
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
         # A file without a name was cleared or compacted away: nothing in it counts any more.

@@ -30,8 +30,12 @@ from embstore.keys import canonical_json
 _SAMPLES = 16
 """Numbers that Watch compares of each tensor."""
 
+_LONG = 50
+"""Items of a list or dict beyond which Watch compares only whether it is the same one."""
+
 _SCALARS = (str, int, float, bool, bytes, type(None))
-_NOT_SETTINGS = {"training", "_is_full_backward_hook", "_non_persistent_buffers_set"}
+_LIBRARIES = ("torch", "transformers", "sentence_transformers")
+_NOT_SETTINGS = {"training", "config", "tokenizer", "processor", "name_or_path"}
 _NOT_CONFIG = {"_name_or_path", "transformers_version", "_commit_hash", "name_or_path"}
 _TOKENIZER_SETTINGS = (
     "model_max_length",
@@ -91,13 +95,18 @@ def profile(model: Any, model_fingerprint: str, name: str | None = None) -> Mode
         name=name or model_name(model),
         fingerprint=model_fingerprint,
         dtype=None if model.dtype is None else str(model.dtype).removeprefix("torch."),
-        max_seq_length=model.max_seq_length,
+        max_seq_length=_finite(model.max_seq_length),
         truncate_dim=model.truncate_dim,
         prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
         keyword_arguments=tuple(sorted(model.get_model_kwargs())),
         similarity_fn_name=str(model.similarity_fn_name),
     )
+
+
+def _finite(length: float | None) -> int | None:
+    # A static embedding cuts nothing, and says so with infinity.
+    return None if length is None or length == float("inf") else int(length)
 
 
 def model_name(model: Any) -> str:
@@ -122,6 +131,11 @@ def fingerprint(model: Any) -> str:
     Raises:
         EmbstoreError: if the weights are out of reach (a model with neither parameters nor files).
     """
+    return hashlib.blake2b(canonical_json(describe(model)), digest_size=16).hexdigest()
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """What the fingerprint is taken of, as JSON values: to see what tells two models apart."""
     found: dict[str, Any] = {"modules": [], "weights": {}, "routes": _plain(model.module_kwargs)}
     seen_configs: set[int] = set()
     for path, module in model.named_modules():
@@ -141,8 +155,7 @@ def fingerprint(model: Any) -> str:
         found["weights"][path] = _digest_tensor(tensor)
     if not found["weights"] or model.get_backend() != "torch":
         found["files"] = _digest_model_files(model)
-    digest = hashlib.blake2b(canonical_json(found), digest_size=16)
-    return digest.hexdigest()
+    return found
 
 
 class Watch:
@@ -151,7 +164,7 @@ class Watch:
     def __init__(self, model: Any) -> None:
         # Held, not only their ids: those of what is collected are given to something new.
         own = [vars(module) for module in model.modules()]
-        kinds = ("_modules", "_parameters", "_buffers")
+        kinds = ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
         self._dicts: list[dict[str, Any]] = [settings[kind] for settings in own for kind in kinds]
         self._held = list(chain.from_iterable(map(dict.values, self._dicts)))
         self._tensors = [held for held in self._held if hasattr(held, "data_ptr")]
@@ -168,6 +181,10 @@ class Watch:
                 step = max(1, len(flat) // _SAMPLES)
                 probes.setdefault(flat.dtype, []).append(flat[step // 2 :: step])
         self._probes = [(same, np.concatenate(same)) for same in probes.values()]
+        self._set = [
+            module for module in model.modules() if module is not model and _is_set(module)
+        ]
+        self._kept = [list(vars(module).values()) for module in self._set]
         self._stamp = self._take(model)
 
     def same(self, model: Any) -> bool:
@@ -183,9 +200,10 @@ class Watch:
         stamp: list[Any] = [id(model)]
         stamp.append([tensor.data_ptr() for tensor in self._tensors])
         stamp.append([tensor._version for tensor in self._counting])
-        for module in model.children():
-            stamp.append(repr([value for value in vars(module).values() if _is_simple(value)]))
-            tokenizer = vars(module).get("tokenizer", vars(module).get("processor"))
+        for module in self._set:
+            own = vars(module)
+            stamp.append([_brief(value) for name, value in own.items() if _counts(module, name)])
+            tokenizer = own.get("tokenizer", own.get("processor"))
             if tokenizer is not None:
                 stamp.append(_tokenizer_stamp(tokenizer))
         for probes, samples in self._probes:
@@ -193,20 +211,32 @@ class Watch:
         return tuple(stamp)
 
 
-def _is_simple(value: Any) -> bool:
-    kind = type(value)
-    if kind in (list, tuple):
-        return len(value) < 50 and all(type(item) in _SCALARS for item in value)
-    return kind in _SCALARS
+def _is_set(module: Any) -> bool:
+    """Whether a module has settings that people change; torch's and transformers' own are built
+    from a configuration, and too many to look at in each call."""
+    return type(module).__module__.partition(".")[0] not in ("torch", "transformers")
 
 
-def _tokenizer_stamp(tokenizer: Any) -> tuple[Any, ...]:
-    fast: Any = getattr(tokenizer, "_tokenizer", None)
-    parts: tuple[Any, ...] = ()
+def _brief(value: Any) -> Any:
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, (list, tuple)) and len(value) < _LONG:
+        return [_brief(item) for item in value]
+    if isinstance(value, dict) and len(value) < _LONG:
+        return [(_brief(key), _brief(item)) for key, item in value.items()]
+    return id(value)  # the Watch holds it, so nothing else can have it
+
+
+def _tokenizer_stamp(tokenizer: Any) -> list[Any]:
+    fast: Any = getattr(tokenizer, "_tokenizer", tokenizer)
+    stamp: list[Any] = [id(tokenizer)]
+    stamp += [repr(getattr(tokenizer, name, None)) for name in _TOKENIZER_SETTINGS]
     if hasattr(fast, "pre_tokenizer"):
-        parts = (repr(fast.normalizer), repr(fast.pre_tokenizer), fast.get_vocab_size())
-    settings = [getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS]
-    return (id(tokenizer), repr(settings), *parts)
+        stamp.append(repr((fast.normalizer, fast.pre_tokenizer, fast.post_processor)))
+        stamp.append(fast.get_vocab_size())
+        if fast is tokenizer:
+            stamp.append(repr((fast.truncation, fast.padding)))
+    return stamp
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
@@ -258,31 +288,31 @@ def _qualname(thing: Any) -> str:
     return f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
 
 
-def _hooks(module: Any) -> list[str]:
+def _hooks(module: Any) -> list[Any]:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [_qualname(hook) for hook in hooks]
+    return [_plain(hook) for hook in hooks]
 
 
 def _settings(module: Any) -> dict[str, Any]:
     """A module's own attributes, as far as they are settings and not torch's or a cache's."""
-    kind = type(module)
-    library = kind.__module__.partition(".")[0]
-    settings = {}
-    for name, value in vars(module).items():
-        if name in _NOT_SETTINGS or name in ("config", "tokenizer", "processor"):
-            continue
-        if name.startswith("_"):
-            # Private attributes of the libraries are caches and bookkeeping, but for those that
-            # stand behind a property. Those of unknown modules may be anything.
-            known = library in ("torch", "transformers", "sentence_transformers")
-            behind_property = isinstance(getattr(kind, name[1:], None), property)
-            if name in _TORCH_INTERNALS or (known and not behind_property):
-                continue
-        settings[name] = _plain(value)
-    return settings
+    own = vars(module).items()
+    return {name: _plain(value) for name, value in own if _counts(module, name)}
+
+
+def _counts(module: Any, name: str) -> bool:
+    if name in _NOT_SETTINGS or name in _TORCH_INTERNALS:
+        return False
+    if name.startswith("_"):
+        # Private attributes of the libraries are caches and bookkeeping, but for those that stand
+        # behind a property. Those of unknown modules may be anything.
+        known = type(module).__module__.partition(".")[0] in _LIBRARIES
+        return not known or isinstance(getattr(type(module), name[1:], None), property)
+    return True
 
 
 _TORCH_INTERNALS = {
+    "_is_full_backward_hook",
+    "_non_persistent_buffers_set",
     "_parameters",
     "_buffers",
     "_modules",
@@ -303,31 +333,45 @@ _TORCH_INTERNALS = {
 }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A value as JSON; of things JSON does not know, what tells them apart without running them."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return repr(value)
+    if depth > 6:
+        return _qualname(type(value))
     if isinstance(value, enum.Enum):
         return [_qualname(type(value)), value.name]
     if isinstance(value, dict):
-        return sorted([str(key), _plain(item)] for key, item in value.items())
+        return sorted([str(key), _plain(item, depth + 1)] for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(json.dumps(_plain(item)) for item in value)
+        return sorted(json.dumps(_plain(item, depth + 1)) for item in value)
+    if isinstance(value, bytes):
+        return xxh3_128_hexdigest(value)
     if isinstance(value, np.ndarray):
         return [value.dtype.str, list(value.shape), xxh3_128_hexdigest(value.tobytes())]
     if hasattr(value, "data_ptr"):
         return _digest_tensor(value)
-    if hasattr(value, "__qualname__"):
-        return _qualname(value)
     if type(value).__module__ == "torch":  # dtype; a device decides no vector
         return "device" if type(value).__name__ == "device" else str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    return _qualname(type(value))
+        return _plain(dataclasses.asdict(value), depth + 1)
+    if hasattr(value, "__code__"):
+        # Functions of one name may differ in what they hold.
+        held = [_held(cell) for cell in value.__closure__ or ()]
+        parts = [value.__code__.co_code, value.__code__.co_consts, value.__defaults__, held]
+        return [_qualname(value), _plain(parts, depth + 1)]
+    return _qualname(value if hasattr(value, "__qualname__") else type(value))
+
+
+def _held(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet filled
+        return None
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
@@ -336,9 +380,10 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
     fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(fast, "to_str"):
         document = json.loads(fast.to_str())
-        # Set by each call for itself.
-        document.pop("truncation", None)
-        document.pop("padding", None)
+        # A bare tokenizer's own; those of transformers set them anew in each call.
+        if fast is not tokenizer:
+            document.pop("truncation", None)
+            document.pop("padding", None)
         found["backend"] = hashlib.blake2b(canonical_json(document), digest_size=16).hexdigest()
     elif hasattr(tokenizer, "get_vocab"):
         found["vocabulary"] = _plain(tokenizer.get_vocab())

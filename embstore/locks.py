@@ -1,8 +1,9 @@
 """The process-wide locks, and what a fork does to them.
 
 A thread that holds a lock while another thread forks leaves it locked for ever in the child, and
-may leave what it guards half changed. So a fork first takes all three, in the one order in which
-they may be nested, and both sides release them afterwards.
+may leave what it guards half changed. So a fork first takes those that are held for a moment only,
+in the one order in which they may be nested, and both sides release them afterwards. The one that
+is held while a model is loaded is made anew in the child: there, nobody is loading.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ INDEX = threading.RLock()
 MEMORY = threading.RLock()
 """Around memory tiers."""
 
-_IN_ORDER = (LEDGER, INDEX, MEMORY)
+COUNTERS = threading.RLock()
+"""Around the figures of stats."""
+
+LOADING = threading.RLock()
+"""Around loading a model. To be used as ``locks.LOADING``."""
+
+_IN_ORDER = (LEDGER, INDEX, MEMORY, COUNTERS)
 
 
 def _acquire() -> None:
@@ -32,4 +39,10 @@ def _release() -> None:
         lock.release()
 
 
-os.register_at_fork(before=_acquire, after_in_parent=_release, after_in_child=_release)
+def _release_in_child() -> None:
+    global LOADING
+    LOADING = threading.RLock()
+    _release()
+
+
+os.register_at_fork(before=_acquire, after_in_parent=_release, after_in_child=_release_in_child)

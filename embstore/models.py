@@ -6,14 +6,13 @@ import inspect
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from embstore import fingerprint, snapshot
+from embstore import fingerprint, locks, snapshot
 from embstore.backends.rows import Array
 from embstore.fingerprint import ModelProfile
 from embstore.lookup import as_vectors
@@ -96,23 +95,22 @@ class LoadedModel:
         self._model = model
         self._name = name
         self._version = version
-        self._fingerprint = ""
-        self._watch: fingerprint.Watch | None = None
-        self._lock = threading.Lock()
+        self._taken: tuple[fingerprint.Watch, str] | None = None
 
     def profile(self) -> ModelProfile:
         """What the model is now: 0.1 ms if it has not changed, else a full fingerprint."""
-        with self._lock:
-            if self._version is None and (self._watch is None or not self._watch.same(self._model)):
-                # Watched first: what changes while the fingerprint is taken is noticed next time.
-                self._watch = fingerprint.Watch(self._model)
-                self._fingerprint = fingerprint.fingerprint(self._model)
-        taken = self._fingerprint if self._version is None else f"version:{self._version}"
-        return fingerprint.profile(self._model, taken, self._name)
+        if self._version is not None:
+            return fingerprint.profile(self._model, f"version:{self._version}", self._name)
+        taken = self._taken
+        if taken is None or not taken[0].same(self._model):
+            # Watched first: what changes while the fingerprint is taken is noticed next time.
+            watch = fingerprint.Watch(self._model)
+            taken = self._taken = (watch, fingerprint.fingerprint(self._model))
+        return fingerprint.profile(self._model, taken[1], self._name)
 
     def refresh(self) -> None:
         """Take the fingerprint again at the next call."""
-        self._watch = None
+        self._taken = None
 
     def load(self) -> Any:
         """The SentenceTransformer."""
@@ -148,11 +146,10 @@ class LazyModel:
         self._decisive = self._decisive_arguments()
         self._loaded: LoadedModel | None = None
         self._recalled: tuple[snapshot.Metadata, ModelProfile] | None = None
-        self._lock = threading.RLock()
 
     def profile(self) -> ModelProfile:
         """What the model is, from its files if their identity is known; else it is loaded."""
-        with self._lock:
+        with locks.LOADING:
             if self._loaded is None:
                 known = self._recall()
                 if known is not None:
@@ -193,7 +190,7 @@ class LazyModel:
 
     def load(self) -> Any:
         """The SentenceTransformer, loaded now if it was not."""
-        with self._lock:
+        with locks.LOADING:
             if self._loaded is None:
                 before = self._metadata()
                 try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from embstore.locks import COUNTERS
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,16 @@ class Counters:
     """The running figures behind :class:`Stats`; adding is atomic across threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._values: dict[str, Any] = {}
 
     def add(self, **amounts: int | float) -> None:
         """Add each amount to the figure of its name."""
-        with self._lock:
+        with COUNTERS:
             for name, amount in amounts.items():
                 assert name in _COUNTED, name
                 self._values[name] = self._values.get(name, 0) + amount
 
     def snapshot(self, **others: int | float) -> Stats:
         """The figures now, with ``others`` put in for those that are not counted here."""
-        with self._lock:
+        with COUNTERS:
             return Stats(**{**self._values, **others})

@@ -1,7 +1,9 @@
 """Differential: what a bare SentenceTransformer returns is what CachedEncoder returns.
 
 Every case runs four times: bare, computed anew, from the memory tier, and from disk. The first two
-are within 1e-6 of each other, the last three the same bit for bit.
+are within 1e-6 of each other, the last three the same bit for bit. Vectors longer than 1, as
+MiniLM's are without its Normalize module, may be off by 1e-6 of their length: the bare model itself
+gives one text vectors 1.1e-6 apart, alone and in a batch of five.
 """
 
 from __future__ import annotations
@@ -22,9 +24,8 @@ SHORT = [
     " \n",
     "A longer text, of two sentences. This one ends it.",
 ]
-NUMPY: dict[str, Any] = {}
 RETURNS: dict[str, dict[str, Any]] = {
-    "numpy": NUMPY,
+    "numpy": {},
     "tensor": {"convert_to_tensor": True},
     "tensor_over_numpy": {"convert_to_tensor": True, "convert_to_numpy": True},
     "list": {"convert_to_numpy": False},
@@ -54,6 +55,12 @@ def plain(value: Any) -> np.ndarray:
     return value.float().numpy() if isinstance(value, torch.Tensor) else value
 
 
+def assert_close(got: Any, expected: Any) -> None:
+    numbers = plain(expected)
+    length = float(np.linalg.norm(np.atleast_2d(numbers), axis=1).max(initial=1.0))
+    np.testing.assert_allclose(plain(got), numbers, rtol=0, atol=1e-6 * length)
+
+
 def raw(value: Any) -> bytes:
     if isinstance(value, list):
         return b"".join(raw(item) for item in value)
@@ -63,6 +70,15 @@ def raw(value: Any) -> bytes:
 
 
 Both = Callable[..., Any]
+EVERY = pytest.mark.parametrize(
+    "model, returned",
+    [
+        *(("minilm", returned) for returned in RETURNS),
+        *(("unnormalized", returned) for returned in ("numpy", "list")),
+        *(("static", returned) for returned in ("numpy", "tensor")),
+    ],
+    indirect=["model"],
+)
 
 
 @pytest.fixture(params=["minilm", "unnormalized", "static"])
@@ -77,15 +93,14 @@ def both(store: EmbeddingStore, reopened: Callable[..., EmbeddingStore]) -> Both
     def both(model: Any, *args: Any, method: str = "encode", **kwargs: Any) -> Any:
         disk = reopened(memory_limit=0)
         expected = getattr(model, method)(*args, **kwargs)
-        cold = getattr(CachedEncoder(model, store), method)(*args, **kwargs)
+        encoders = CachedEncoder(model, store), CachedEncoder(model, disk)
+        cold = getattr(encoders[0], method)(*args, **kwargs)
         before = store.stats().misses
-        results = [
-            getattr(CachedEncoder(model, held), method)(*args, **kwargs) for held in (store, disk)
-        ]
+        results = [getattr(encoder, method)(*args, **kwargs) for encoder in encoders]
         assert store.stats().misses == before
         assert disk.stats().misses == 0
         assert_same_kind(cold, expected)
-        np.testing.assert_allclose(plain(cold), plain(expected), rtol=0, atol=1e-6)
+        assert_close(cold, expected)
         for warm in results:
             assert_same_kind(warm, expected)
             assert raw(warm) == raw(cold)
@@ -95,7 +110,7 @@ def both(store: EmbeddingStore, reopened: Callable[..., EmbeddingStore]) -> Both
 
 
 class TestInputs:
-    @pytest.mark.parametrize("returned", RETURNS)
+    @EVERY
     @pytest.mark.parametrize(
         "inputs",
         [
@@ -130,6 +145,7 @@ class TestInputs:
 
     def test_real_paragraphs(self, model: Any, texts: list[str], both: Both) -> None:
         assert both(model, texts).shape == (len(texts), 384)
+        assert {len(text) > 500 for text in texts} == {True, False}
 
     def test_text_beyond_the_models_length(self, minilm: Any, texts: list[str], both: Both) -> None:
         long = " ".join(texts * 3)
@@ -188,7 +204,10 @@ class TestArguments:
     @pytest.mark.parametrize("name", ARGUMENTS)
     def test_each(self, model: Any, both: Both, name: str) -> None:
         both(model, SHORT, **ARGUMENTS[name])
-        both(model, SHORT[0], **ARGUMENTS[name])
+
+    @pytest.mark.parametrize("name", ARGUMENTS)
+    def test_each_with_a_single_text(self, static: Any, both: Both, name: str) -> None:
+        both(static, SHORT[0], **ARGUMENTS[name])
 
     @pytest.mark.parametrize("name", PROMPTED)
     @pytest.mark.parametrize("default", [None, "passage", "none"])
@@ -243,14 +262,15 @@ class TestArguments:
 
 
 class TestPrecision:
-    @pytest.mark.parametrize("returned", RETURNS)
+    @EVERY
     @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
     def test_is_upstreams_own_of_the_whole_call(
         self, model: Any, texts: list[str], store: EmbeddingStore, precision: Any, returned: str
     ) -> None:
         from sentence_transformers.util.quantization import quantize_embeddings
 
-        taken, arguments = texts[:12], {"precision": precision, **RETURNS[returned]}
+        taken = [text[:60] for text in texts[:12]]
+        arguments = {"precision": precision, **RETURNS[returned]}
         encoder = CachedEncoder(model, store)
         encoder.encode(taken[:4], **arguments)  # ranges of these four must not stick
         mixed = encoder.encode(taken, **arguments)
@@ -260,7 +280,7 @@ class TestPrecision:
         assert store.stats().misses == len(taken)
         assert_same_kind(mixed, model.encode(taken, **arguments))
         assert_same_kind(warm, mixed)
-        np.testing.assert_allclose(stored, model.encode(taken), rtol=0, atol=1e-6)
+        assert_close(stored, model.encode(taken))
         quantized = quantize_embeddings(stored, precision=precision)
         assert raw(mixed) == raw(warm) == raw(quantized)
 

@@ -100,10 +100,10 @@ threads = [threading.Thread(target=write, args=(number,)) for number in range(3)
 threads.append(threading.Thread(target=look))
 for thread in threads:
     thread.start()
-for child in range(60):
+for child in range(40):
     pid = os.fork()
     if not pid:
-        faulthandler.dump_traceback_later(30, exit=True)
+        faulthandler.dump_traceback_later(60, exit=True)
         try:
             mine = texts_of(5, 1_000_000 + 5 * child)
             put(store, MODEL, mine)
@@ -127,7 +127,7 @@ print(json.dumps(counts))
     counts = json.loads(output)
     assert min(counts) > 0
     with EmbeddingStore(tmp_path) as store:
-        assert all(check(store, MODEL, texts_of(300, 1_000_000)))
+        assert all(check(store, MODEL, texts_of(200, 1_000_000)))
         for number, count in enumerate(counts):
             assert all(check(store, MODEL, texts_of(5 * count, 100_000 * (number + 1))))
         assert store.verify().ok

@@ -181,41 +181,63 @@ class DiskBackend:
     def _commit(
         self, ledger: Ledger, namespace: Namespace, query: Digests, vectors: Array, seconds: float
     ) -> Found:
-        dtype, dim = vectors.dtype.newbyteorder("<").str, vectors.shape[1]
         with ledger.transaction():
             if self._size_limit is not None:
                 self._make_room(ledger, self._size_limit, vectors.nbytes)
-            shelf = self._learn(ledger, namespace.id)
-            if shelf is not None and not os.path.exists(shelf.file.path):
-                # Somebody deleted it. What it held is lost; what comes now need not be.
-                self._drop_shelf(namespace.id)
-                ledger.drop(namespace.id)
-                shelf = None
+            shelf = self._find_shelf(ledger, namespace.id)
             created = shelf is None
             if shelf is None:
-                shelf = self._make_shelf(ledger, namespace, dtype, dim)
-            header = shelf.header
-            if (header.dtype, header.dim) != (dtype, dim):
-                raise NamespaceError(
-                    f"{namespace.model_name}: vectors of {dim} x {dtype} do not fit the "
-                    f"{header.dim} x {header.dtype} that are stored under the same namespace; "
-                    "clear it, or give the model another name or version",
-                    namespace=namespace,
-                )
-            with INDEX:
-                new = (shelf.locate(query) < 0) & _first_of_each(query)
-            # What the head says, as of this transaction: _learn has just read it.
-            head = Head(header.generation, shelf.known, shelf.deleted)
-            if new.any():
-                shelf.file.write(head.rows, shelf.file.format.pack(query[new], vectors[new]))
-                ledger.append(namespace.id, head, query[new].tobytes())
-                ledger.add_counters(namespace.id, int(new.sum()), seconds)
+                shelf = self._make_shelf(ledger, namespace, vectors)
+            try:
+                first, new = self._append(ledger, shelf, query, vectors, seconds)
+            except BaseException:
+                if created:
+                    shelf.file.path.unlink(missing_ok=True)  # nothing of it is committed
+                raise
         with INDEX:
             if created:
                 self._shelves[namespace.id] = shelf
-            if new.any():
-                shelf.learn(head.rows, query[new], sound=True)
+            shelf.learn(first, query[new], sound=True)
         return new
+
+    def _find_shelf(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
+        shelf = self._learn(ledger, namespace_id)
+        if shelf is not None and not os.path.exists(shelf.file.path):
+            # Somebody deleted it. What it held is lost; what comes now need not be.
+            self._drop_shelf(namespace_id)
+            ledger.drop(namespace_id)
+            return None
+        return shelf
+
+    def _make_shelf(self, ledger: Ledger, namespace: Namespace, vectors: Array) -> Shelf:
+        dtype, dim = vectors.dtype.newbyteorder("<").str, vectors.shape[1]
+        head = ledger.register(namespace, dtype, dim)
+        shelf = Shelf(self._vectors, Header(ledger.seed, head.generation, namespace, dtype, dim))
+        shelf.file.create()
+        return shelf
+
+    @staticmethod
+    def _append(
+        ledger: Ledger, shelf: Shelf, query: Digests, vectors: Array, seconds: float
+    ) -> tuple[int, Found]:
+        """Write what is new behind the last row; returns the first row's number, and what is."""
+        header, stored = shelf.header, shelf.file.format
+        if (stored.vector_dtype, stored.dim) != (vectors.dtype.newbyteorder("<"), vectors.shape[1]):
+            raise NamespaceError(
+                f"{header.namespace.model_name}: vectors of {vectors.shape[1]} x {vectors.dtype} "
+                f"do not fit the {stored.dim} x {stored.vector_dtype} that are stored under the "
+                "same namespace; clear it, or give the model another name or version",
+                namespace=header.namespace,
+            )
+        with INDEX:
+            new = (shelf.locate(query) < 0) & _first_of_each(query)
+        # What the head says, as of this transaction: _learn has just read it.
+        head = Head(header.generation, shelf.known, shelf.deleted)
+        if new.any():
+            shelf.file.write(head.rows, stored.pack(query[new], vectors[new]))
+            ledger.append(header.namespace.id, head, query[new].tobytes())
+            ledger.add_counters(header.namespace.id, int(new.sum()), seconds)
+        return head.rows, new
 
     def _make_room(self, ledger: Ledger, limit: int, incoming: int) -> None:
         self._note_uses(ledger)
@@ -244,12 +266,6 @@ class DiskBackend:
                 return evict(directory, ledger, max_size)
 
         return self._session.mending(work)
-
-    def _make_shelf(self, ledger: Ledger, namespace: Namespace, dtype: str, dim: int) -> Shelf:
-        head = ledger.register(namespace, dtype, dim)
-        shelf = Shelf(self._vectors, Header(ledger.seed, head.generation, namespace, dtype, dim))
-        shelf.file.create()
-        return shelf
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """See :class:`~embstore.backends.base.Backend`. Seen by every process at once."""

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from embstore.backends.disk.hardened import HardenedCache
+from embstore.backends.disk.hardened import FILE, HardenedCache
 from embstore.backends.disk.vectors import FORMAT, refuse_newer
 from embstore.backends.rows import Rows
 from embstore.errors import EmbstoreError, StoreDamagedError
@@ -101,11 +101,19 @@ class Ledger:
             seed: the seed of all digests of the store.
             generation: the highest generation that any vector file has had.
         """
-        ledger = cls(directory, timeout, "create")
-        ledger.seed = seed
-        with ledger.transaction():
-            ledger._cache.put_json(b"M", {"format": FORMAT, "seed": seed})
-            ledger._cache.put_sealed(b"G", generation.to_bytes(8, "little"))
+        try:
+            ledger = cls(directory, timeout, "create")
+            ledger.seed = seed
+            with ledger.transaction():
+                ledger._cache.put_json(b"M", {"format": FORMAT, "seed": seed})
+                ledger._cache.put_sealed(b"G", generation.to_bytes(8, "little"))
+        except FileExistsError:
+            raise
+        except BaseException:
+            # Half a ledger would be taken for a damaged one.
+            for ending in ("", "-wal", "-shm"):
+                (directory / f"{FILE}{ending}").unlink(missing_ok=True)
+            raise
         return ledger
 
     # --- the registry ---------------------------------------------------------------------------

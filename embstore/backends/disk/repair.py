@@ -21,6 +21,7 @@ from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
 _BUILDING = "rebuild"
+_ASIDE = ".damaged"
 
 
 def headers(vectors: Path) -> list[Header]:
@@ -29,18 +30,19 @@ def headers(vectors: Path) -> list[Header]:
     Raises:
         StoreRefusedError: if a newer embstore wrote one of them.
     """
-    newest: dict[bytes, Header] = {}
-    for header in _all_headers(vectors):
-        newest[header.namespace.id] = header
-    return list(newest.values())
+    return _newest(_all_headers(vectors, skip=(StoreDamagedError, OSError)))
 
 
-def _all_headers(vectors: Path) -> list[Header]:
+def _newest(found: list[Header]) -> list[Header]:
+    return list({header.namespace.id: header for header in found}.values())
+
+
+def _all_headers(vectors: Path, skip: tuple[type[Exception], ...]) -> list[Header]:
     found = []
     for path in vectors.glob(f"*{SUFFIX}"):
         try:
             header = read_header(path)
-        except (StoreDamagedError, OSError):
+        except skip:
             continue
         if header.file_name == path.name:
             found.append(header)
@@ -265,7 +267,8 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     """
     vectors = directory / VECTORS
     old_files = list(vectors.iterdir())
-    found = _all_headers(vectors)
+    # A file that cannot be read now may be readable later: not a reason to lose it.
+    found = _all_headers(vectors, skip=(StoreDamagedError,))
     seed = found[-1].seed if found else seed
     generations = [generation_of(path) or 0 for path in old_files]
     building = directory / _BUILDING
@@ -275,7 +278,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     try:
         ledger = Ledger.create(building, timeout, seed, max(generations, default=0))
         try:
-            for newest in headers(vectors):
+            for newest in _newest(found):
                 sources = [_whole(vectors, header) for header in found if _alike(header, newest)]
                 with ledger.transaction():
                     ledger.register(newest.namespace, newest.dtype, newest.dim)
@@ -286,12 +289,17 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
         for ending in ("-wal", "-shm", ""):
             part = directory / f"{FILE}{ending}"
             if part.exists():
-                part.replace(directory / f"{FILE}.damaged{ending}")
+                part.replace(directory / f"{FILE}{_ASIDE}{ending}")
         (building / FILE).replace(directory / FILE)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    read = {header.file_name for header in found}
     for path in old_files:
-        path.unlink(missing_ok=True)
+        if path.name in read:
+            path.unlink(missing_ok=True)
+        else:
+            # Nobody can say any more whose rows these are.
+            path.rename(path.with_name(f"{path.name.removesuffix(_ASIDE)}{_ASIDE}"))
     return Ledger(directory, timeout), kept
 
 

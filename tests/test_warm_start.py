@@ -102,6 +102,7 @@ def test_a_miss_loads_and_computes(
     CachedEncoder(model_path, store, device="cpu").encode(TEXTS)
     store.close()
     said = warm(run_python, model_path, [("encode", [*TEXTS, "new"], {})], device="cpu")
+    # One miss of five: what is loaded there has the fingerprint of what was loaded here.
     assert (said["imported"], said["misses"]) == (list(LIBRARIES), 1)
     got = np.frombuffer(bytes.fromhex(said["results"][0][2]), np.float32).reshape(5, 384)
     np.testing.assert_allclose(got, minilm.encode([*TEXTS, "new"]), rtol=0, atol=1e-6)

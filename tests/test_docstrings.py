@@ -46,7 +46,7 @@ def test_minilm(
     reopened: Callable[..., EmbeddingStore],
     record_property: Callable[[str, object], None],
 ) -> None:
-    texts = paragraphs if FULL else sample(paragraphs, 500)
+    texts = paragraphs if FULL else sample(paragraphs, 400)
     furthest = check(minilm, texts, store, reopened)
     record_property("max_difference", furthest)
     print(f"{len(texts):,} texts, furthest {furthest:.3g}")

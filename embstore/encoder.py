@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import operator
+import inspect
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from embstore import upstream
+from embstore.delegate import Delegate
 from embstore.errors import CacheMissError, NamespaceError
 from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
@@ -24,7 +25,7 @@ _POOL_CHUNK_TEXTS = 8192
 """The same when several processes compute: each chunk has to keep all of them busy."""
 
 
-class CachedEncoder:
+class CachedEncoder(Delegate):
     """A drop-in for ``SentenceTransformer`` that embeds no text twice.
 
     ``encode``, ``encode_query`` and ``encode_document`` take upstream's arguments and return what
@@ -161,16 +162,18 @@ class CachedEncoder:
         while True:
             profile = self._model.profile()
             upstream.check_arguments(profile, batch_size, precision, kwargs)
+            if not isinstance(self._model, FunctionModel):
+                upstream.check_devices(device, pool, chunk_size, texts)
             settings["prompt"] = upstream.resolve_prompt(profile, prompt, prompt_name)
-            settings["truncate_dim"] = _chosen_dim(profile, truncate_dim)
+            settings["truncate_dim"] = upstream.choose_dim(profile, truncate_dim)
             namespace = self._namespace(profile, settings, kwargs)
             lookup = Lookup(self.store, namespace, texts)
             if lookup.missing and self._on_miss == "raise":
                 lookup.raise_if_missing()
             if not lookup.missing or not self._changes_by_loading(profile):
                 break
-        if lookup.missing:
-            show = upstream.wants_progress(show_progress_bar)
+        show = upstream.wants_progress(show_progress_bar)
+        if lookup.missing or show:
             self._compute_missing(lookup, texts, settings, show)
         vectors = upstream.finish(
             lookup.vectors(),
@@ -209,6 +212,10 @@ class CachedEncoder:
         if "task" in kwargs:
             raise TypeError("encode() got multiple values for keyword argument 'task'")
         return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
+
+    for _method in (encode_query, encode_document):
+        _method.__signature__ = inspect.signature(encode)  # type: ignore[attr-defined]
+    del _method
 
     async def aencode(self, inputs: Any, **kwargs: Any) -> Any:
         """:meth:`encode` in a thread, so that an event loop goes on meanwhile."""
@@ -302,19 +309,6 @@ class CachedEncoder:
 
     # --- around it ------------------------------------------------------------------------------
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The model's similarity of all pairs, (n, m) tensor; the model need not be loaded."""
-        return self._similarity_function("to_similarity_fn")(embeddings1, embeddings2)
-
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """The model's similarity of pairs, (n,) tensor; the model need not be loaded."""
-        return self._similarity_function("to_similarity_pairwise_fn")(embeddings1, embeddings2)
-
-    def _similarity_function(self, kind: str) -> Any:
-        from sentence_transformers.util import SimilarityFunction
-
-        return getattr(SimilarityFunction, kind)(self._model.profile().similarity_fn_name)
-
     def stats(self) -> Stats:
         """What the store did for this and any other encoder on it; see EmbeddingStore.stats."""
         return self.store.stats()
@@ -331,7 +325,7 @@ class CachedEncoder:
         settings = {
             "prompt": upstream.resolve_prompt(profile, *names),
             "normalize_embeddings": arguments.get("normalize_embeddings", False),
-            "truncate_dim": _chosen_dim(profile, arguments.get("truncate_dim")),
+            "truncate_dim": upstream.choose_dim(profile, arguments.get("truncate_dim")),
         }
         return self._namespace(profile, settings, {} if task is None else {"task": task})
 
@@ -342,25 +336,6 @@ class CachedEncoder:
         """
         self._model.refresh()
 
-    @property
-    def model(self) -> Any:
-        """The model itself; loads it if it is not."""
-        return self._model.load()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_model" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._model.load(), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._model.load(), name, value)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._model.load()[index]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._model.load())
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_namespaces": {}}
 
@@ -369,11 +344,6 @@ class CachedEncoder:
 
     def __repr__(self) -> str:
         return f"CachedEncoder({self._model.__class__.__name__}, {self.store!r})"
-
-
-def _chosen_dim(profile: ModelProfile, truncate_dim: int | None) -> int | None:
-    chosen = profile.truncate_dim if truncate_dim is None else truncate_dim
-    return None if chosen is None else operator.index(chosen)  # numpy's integers too
 
 
 def _is_json(kwargs: Mapping[str, Any]) -> bool:

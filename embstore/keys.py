@@ -68,6 +68,7 @@ class Namespace:
         object.__setattr__(self, "normalize", bool(self.normalize))
         # A copy through JSON: later changes to the caller's dict must not change the key.
         try:
+            _refuse_keys(self.extra)
             object.__setattr__(self, "extra", json.loads(canonical_json(dict(self.extra))))
             canonical_json(self.to_dict())
         except (TypeError, ValueError) as error:
@@ -98,6 +99,18 @@ class Namespace:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+def _refuse_keys(value: Any) -> None:
+    # json writes 1 and "1" alike.
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is not a text")
+            _refuse_keys(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_keys(item)
 
 
 def canonical_json(value: Any) -> bytes:

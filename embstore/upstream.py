@@ -7,8 +7,9 @@ torch. Source: sentence_transformers/sentence_transformer/model.py and base/mode
 from __future__ import annotations
 
 import logging
+import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from embstore.backends.rows import Array
 from embstore.fingerprint import ModelProfile
 
 logger = logging.getLogger("sentence_transformers.sentence_transformer.model")
+
+_DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "hpu"}
+"""Devices that are taken on trust as long as torch is not imported."""
 
 PRECISIONS = {"float32", "int8", "uint8", "binary", "ubinary"}
 
@@ -53,9 +57,10 @@ def _is_column(inputs: Any) -> bool:
 def check_arguments(
     profile: ModelProfile, batch_size: int, precision: str | None, further: Mapping[str, Any]
 ) -> None:
-    """Raise upstream's own ValueErrors for arguments it would not take."""
+    """Raise upstream's own errors for arguments it would not take."""
     if batch_size <= 0:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+    operator.index(batch_size)
     accepted = list(profile.keyword_arguments)
     if unused := set(further) - set(accepted) - {"task", "processing_kwargs"}:
         raise ValueError(
@@ -73,6 +78,28 @@ def check_arguments(
         raise ValueError(f"Precision {precision!r} is not supported, must be one of {PRECISIONS}")
 
 
+def check_devices(device: Any, pool: Any, chunk_size: int | None, texts: Sequence[str]) -> None:
+    """Raise upstream's own errors for a device or chunk size it would not take."""
+    if pool is not None or (isinstance(device, list) and device):
+        if chunk_size is not None and chunk_size <= 0 and texts:
+            raise ValueError(f"chunk_size must be a positive integer, got {chunk_size}.")
+    elif device is not None and ("torch" in sys.modules or device not in _DEVICES):
+        import torch
+
+        torch.empty(0, device=device)
+
+
+def choose_dim(profile: ModelProfile, truncate_dim: int | None) -> int | None:
+    """The dimension to cut vectors to: what is asked for, else the model's own default.
+
+    Raises:
+        TypeError: upstream's own, if it is no integer.
+    """
+    chosen = profile.truncate_dim if truncate_dim is None else truncate_dim
+    _ = ()[:chosen]
+    return None if chosen is None else operator.index(chosen)  # numpy's integers too
+
+
 def resolve_prompt(
     profile: ModelProfile, prompt: str | None, prompt_name: str | None
 ) -> str | None:
@@ -80,8 +107,10 @@ def resolve_prompt(
 
     Raises:
         ValueError: if the model has no prompt of that name.
+        TypeError: if the prompt is no text.
     """
     if prompt is not None:
+        _ = (prompt or "") + ""
         if prompt_name is not None:
             logger.warning(
                 "Provide either a `prompt`, a `prompt_name`, or neither, but not both. "

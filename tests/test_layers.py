@@ -13,7 +13,7 @@ PACKAGE = ROOT / "embstore"
 LAYERS = [
     {"cli", "integrations"},
     {"encoder", "decorator", "batching"},
-    {"models", "snapshot", "upstream", "lookup"},
+    {"models", "snapshot", "upstream", "lookup", "delegate"},
     {"store"},
     {"memory", "backends", "claims", "faults"},
     {"fingerprint", "keys", "stats", "locks", "errors"},

@@ -176,14 +176,14 @@ class DiskBackend:
         ledger = self._session.writable()
         query = as_digests(digests)
         with LEDGER:
+            if self._size_limit is not None:
+                self._make_room(ledger, self._size_limit, vectors.nbytes)
             return self._commit(ledger, namespace, query, vectors, seconds)
 
     def _commit(
         self, ledger: Ledger, namespace: Namespace, query: Digests, vectors: Array, seconds: float
     ) -> Found:
         with ledger.transaction():
-            if self._size_limit is not None:
-                self._make_room(ledger, self._size_limit, vectors.nbytes)
             shelf = self._find_shelf(ledger, namespace.id)
             created = shelf is None
             if shelf is None:
@@ -240,9 +240,20 @@ class DiskBackend:
         return head.rows, new
 
     def _make_room(self, ledger: Ledger, limit: int, incoming: int) -> None:
-        self._note_uses(ledger)
         if size_with_ledger(self._session.directory) + incoming > limit:
-            evict(self._session.directory, ledger, limit - incoming)
+            self._evict(ledger, limit - incoming, None)
+        else:
+            with ledger.transaction():
+                self._note_uses(ledger)
+
+    def _evict(self, ledger: Ledger, limit: int, namespace_id: bytes | None) -> int:
+        directory = self._session.directory
+        with ledger.transaction():
+            self._note_uses(ledger)
+            dropped, files = evict(directory, ledger, limit, namespace_id)
+        for file in files:
+            file.unlink(missing_ok=True)
+        return dropped
 
     def _note_uses(self, ledger: Ledger) -> None:
         with INDEX:
@@ -257,15 +268,9 @@ class DiskBackend:
     def prune(self, max_size: int, namespace: Namespace | None = None) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
 
-        def work() -> int:
-            ledger, directory = self._session.writable(), self._session.directory
-            with ledger.transaction():
-                self._note_uses(ledger)
-                if namespace is not None:
-                    return evict(directory, ledger, max_size, namespace.id)
-                return evict(directory, ledger, max_size)
-
-        return self._session.mending(work)
+        namespace_id = None if namespace is None else namespace.id
+        session = self._session
+        return session.mending(lambda: self._evict(session.writable(), max_size, namespace_id))
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """See :class:`~embstore.backends.base.Backend`. Seen by every process at once."""
@@ -297,10 +302,13 @@ class DiskBackend:
             head = ledger.head(namespace.id)
             ledger.drop(namespace.id)
         self._drop_shelf(namespace.id)
+        if head is None:
+            return 0
         for file in self._vectors.glob(f"{namespace.id.hex()}.*{SUFFIX}"):
-            if head is None or (generation_of(file) or 0) <= head.generation:
+            # Another process may have begun the next generation.
+            if (generation_of(file) or 0) <= head.generation:
                 file.unlink(missing_ok=True)
-        return 0 if head is None else head.rows - head.deleted
+        return head.rows - head.deleted
 
     def scan(self, namespace: Namespace) -> Iterator[tuple[list[bytes], Array]]:
         """See :class:`~embstore.backends.base.Backend`."""

@@ -30,17 +30,19 @@ def size_with_ledger(directory: Path) -> int:
     return int(repair.size(directory / VECTORS) * _LEDGER)
 
 
-def evict(directory: Path, ledger: Ledger, limit: int, namespace_id: bytes | None = None) -> int:
+def evict(
+    directory: Path, ledger: Ledger, limit: int, namespace_id: bytes | None
+) -> tuple[int, list[Path]]:
     """Drop rows until the store, or one namespace's rows, take less than ``limit`` bytes.
 
     Args:
         directory: the store.
         ledger: its ledger, in a transaction.
         limit: bytes to stay under.
-        namespace_id: drop rows of this namespace only, and count only these.
+        namespace_id: drop rows of this namespace only, and count only these; None for all.
 
     Returns:
-        Number of rows dropped.
+        Number of rows dropped, and the files to unlink once that is committed.
     """
     ids = ledger.namespace_ids() if namespace_id is None else [namespace_id]
     used: list[npt.NDArray[np.uint32]] = []
@@ -60,11 +62,12 @@ def evict(directory: Path, ledger: Ledger, limit: int, namespace_id: bytes | Non
     filled = np.cumsum(all_sizes[order[::-1]])
     kept = np.zeros(len(order), np.bool_)
     kept[order[::-1][filled <= room]] = True
-    start, dropped = 0, 0
+    start, dropped, old = 0, 0, []
     for each, part in zip(ids, used, strict=True):
         mine = kept[start : start + len(part)]
         start += len(part)
         if not mine.all():
-            dropped += repair.keep_only(directory, ledger, each, mine)
-    repair.remove_strangers(directory, ledger)
-    return dropped
+            count, file = repair.keep_only(directory, ledger, each, mine)
+            dropped += count
+            old.append(file)
+    return dropped, old

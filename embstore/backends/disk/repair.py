@@ -165,7 +165,7 @@ def compact(directory: Path, ledger: Ledger) -> CompactReport:
             kept += head.rows
         shelf.file.close()
     with ledger.transaction():
-        remove_strangers(directory, ledger)
+        _remove_strangers(directory, ledger)
     ledger.vacuum()
     return CompactReport(kept, before, size(directory))
 
@@ -183,13 +183,18 @@ def _has_header(shelf: Shelf) -> bool:
         return False
 
 
-def keep_only(directory: Path, ledger: Ledger, namespace_id: bytes, kept: Found) -> int:
-    """Drop the rows of a namespace but those that ``kept``, (rows,) bool; returns how many were
-    there to drop. In a transaction."""
+def keep_only(
+    directory: Path, ledger: Ledger, namespace_id: bytes, kept: Found
+) -> tuple[int, Path]:
+    """Drop the rows of a namespace but those ``kept``, (rows,) bool. In a transaction.
+
+    Returns:
+        How many there were to drop, and the file to unlink once that is committed.
+    """
     shelf, head = _shelf(directory, ledger, namespace_id)
     after = _next_generation(directory, ledger, namespace_id, [shelf], kept)
     shelf.file.close()
-    return head.rows - head.deleted - after.rows
+    return head.rows - head.deleted - after.rows, shelf.file.path
 
 
 def stride(ledger: Ledger, namespace_id: bytes) -> int:
@@ -238,7 +243,7 @@ def _next_generation(
     return head
 
 
-def remove_strangers(directory: Path, ledger: Ledger) -> None:
+def _remove_strangers(directory: Path, ledger: Ledger) -> None:
     """Unlink vector files that no namespace uses. In a transaction: no file is in the making."""
     current = set()
     for namespace_id in ledger.namespace_ids():

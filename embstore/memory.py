@@ -62,6 +62,11 @@ class MemoryTier:
         """Bytes kept, vectors and bookkeeping together."""
         return self._bytes
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything may be kept at all."""
+        return self._limit > 0 and self._maxsize > 0
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The row of each key, or None; those found become the most recently used."""
         if not self._rows:
@@ -79,7 +84,7 @@ class MemoryTier:
 
         A key that is kept already keeps its row.
         """
-        if not self._limit or not self._maxsize:
+        if not self.keeps:
             return
         with self._lock:
             rows = self._rows

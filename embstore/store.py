@@ -277,7 +277,7 @@ class EmbeddingStore:
         self._admit(namespace, digests, vectors)
 
     def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:
-        if not len(digests):
+        if not len(digests) or not self._memory.keeps:
             return
         layout = self._layouts.setdefault(namespace.id, (vectors.dtype, vectors.shape[1]))
         if layout != (vectors.dtype, vectors.shape[1]):

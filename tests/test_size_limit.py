@@ -73,7 +73,9 @@ def test_uses_by_another_process_count(tmp_path: Path) -> None:
         put(store, names(0, 100))
         put(store, names(100, 200))
     run_python(
-        "import sys\nfrom embstore import EmbeddingStore\nfrom tests.helpers import MODEL, texts_of\n"
+        "import sys\n"
+        "from embstore import EmbeddingStore\n"
+        "from tests.helpers import MODEL, texts_of\n"
         "with EmbeddingStore(sys.argv[1]) as store:\n"
         "    assert store.get_many(MODEL, texts_of(100))[1].all()\n",
         str(tmp_path),

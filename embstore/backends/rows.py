@@ -56,6 +56,18 @@ def as_digests(digests: Iterable[bytes]) -> Digests:
     return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
+def first_of_each(query: Digests) -> npt.NDArray[np.bool_]:
+    """Which of (n, 2) digests stand there for the first time, (n,) bool."""
+    if len(query) == 1:
+        return np.ones(1, np.bool_)
+    order = np.lexsort((query[:, 1], query[:, 0]))
+    ordered = query[order]
+    first = np.ones(len(query), np.bool_)
+    # lexsort is stable, so of equal digests the first one given comes first.
+    first[order[1:]] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    return first
+
+
 class RowFormat:
     """How the rows of one namespace are laid out.
 

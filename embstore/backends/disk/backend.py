@@ -17,7 +17,7 @@ from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
-from embstore.backends.rows import Array, Digests, as_digests
+from embstore.backends.rows import Array, Digests, as_digests, first_of_each
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
@@ -230,7 +230,7 @@ class DiskBackend:
                 namespace=header.namespace,
             )
         with INDEX:
-            new = (shelf.locate(query) < 0) & _first_of_each(query)
+            new = (shelf.locate(query) < 0) & first_of_each(query)
         # What the head says, as of this transaction: _learn has just read it.
         head = Head(header.generation, shelf.known, shelf.deleted)
         if new.any():
@@ -391,15 +391,3 @@ class DiskBackend:
                     with ledger.transaction():
                         self._note_uses(ledger)
         self._session.close()
-
-
-def _first_of_each(query: Digests) -> Found:
-    """Which of (n, 2) digests stand there for the first time, (n,) bool."""
-    if len(query) == 1:
-        return np.ones(1, np.bool_)
-    order = np.lexsort((query[:, 1], query[:, 0]))
-    ordered = query[order]
-    first = np.ones(len(query), np.bool_)
-    # lexsort is stable, so of equal digests the first one given comes first.
-    first[order[1:]] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return first

@@ -160,6 +160,13 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             if connection is not None:
                 connection.close()
 
+    def __del__(self) -> None:
+        # Without the lock, which whoever triggers a collection may not take now. Nobody else has
+        # the connection any more.
+        connection = self.__dict__.get("_connection")
+        if connection is not None:
+            connection.close()
+
     def __getstate__(self) -> NoReturn:
         raise TypeError("a ledger is opened anew in each process")
 

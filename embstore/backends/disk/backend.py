@@ -191,8 +191,9 @@ class DiskBackend:
             try:
                 first, new = self._append(ledger, shelf, query, vectors, seconds)
             except BaseException:
-                if created:
-                    shelf.file.path.unlink(missing_ok=True)  # nothing of it is committed
+                if created:  # nothing of it is committed
+                    shelf.file.close()
+                    shelf.file.path.unlink(missing_ok=True)
                 raise
         with INDEX:
             if created:

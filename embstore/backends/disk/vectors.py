@@ -151,8 +151,12 @@ class VectorFile:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._write_fd = os.open(self.path, flags, 0o600)
-        os.fchmod(self._write_fd, 0o600)
-        _pwrite(self._write_fd, self.header.to_bytes(), 0)
+        try:
+            os.fchmod(self._write_fd, 0o600)
+            _pwrite(self._write_fd, self.header.to_bytes(), 0)
+        except OSError:
+            self.close()
+            raise
 
     def rows(self, count: int) -> Array:
         """The first ``count`` rows, or as many as the file has, as a read-only view.

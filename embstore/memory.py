@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from embstore.locks import MEMORY
 
@@ -34,6 +37,15 @@ def parse_bytes(size: int | str | None) -> int | None:
     elif isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     raise ValueError(f'a size is a number of bytes or a text like "256MB" or "1GiB", not {size!r}')
+
+
+def memory_prefix(namespace_id: bytes, dtype: np.dtype[Any], dim: int) -> bytes:
+    """What the keys of a namespace's rows begin with.
+
+    With the layout, so that a row is never read as another kind of vector: another process may
+    clear a namespace and store vectors of another kind while this one looks something up.
+    """
+    return b"%b%b %d " % (namespace_id, dtype.str.encode(), dim)
 
 
 class MemoryTier:

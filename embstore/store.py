@@ -18,7 +18,7 @@ from embstore.backends.rows import Array, as_vectors
 from embstore.errors import StoreError
 from embstore.faults import Faults
 from embstore.keys import Namespace, digest_texts
-from embstore.memory import MemoryTier, parse_bytes
+from embstore.memory import MemoryTier, memory_prefix, parse_bytes
 from embstore.stats import Counters, Stats
 
 _SMALL_CALL = 64
@@ -169,11 +169,15 @@ class EmbeddingStore:
     def delete_many(self, namespace: Namespace, texts: Sequence[str]) -> int:
         """Delete the vectors of these texts; returns how many were stored.
 
+        A process that has one in its memory tier may go on finding it there.
+
         Raises:
             StoreError: if the store cannot be written.
         """
         digests = self.digests(texts)
-        self._memory.delete_many([namespace.id + digest for digest in digests])
+        if namespace.id in self._layouts:
+            prefix = memory_prefix(namespace.id, *self._layouts[namespace.id])
+            self._memory.delete_many([prefix + digest for digest in digests])
         return self._need_backend().delete_many(namespace, digests)
 
     # --- the same by digest, for what stands on top of a store ----------------------------------
@@ -206,7 +210,7 @@ class EmbeddingStore:
     ) -> tuple[Array, Found]:
         if len(self._memory) and namespace.id in self._layouts:
             dtype, dim = self._layouts[namespace.id]
-            prefix = namespace.id
+            prefix = memory_prefix(namespace.id, dtype, dim)
             rows = self._memory.get_many([prefix + digest for digest in digests])
             if None not in rows:
                 # A bytearray, so that the array can be written.
@@ -279,12 +283,12 @@ class EmbeddingStore:
     def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:
         if not len(digests) or not self._memory.keeps:
             return
-        layout = self._layouts.setdefault(namespace.id, (vectors.dtype, vectors.shape[1]))
-        if layout != (vectors.dtype, vectors.shape[1]):
+        layout = (vectors.dtype, vectors.shape[1])
+        if self._layouts.setdefault(namespace.id, layout) != layout:
             self._memory.clear(namespace.id)
-            self._layouts[namespace.id] = (vectors.dtype, vectors.shape[1])
+            self._layouts[namespace.id] = layout
         raw, stride = vectors.tobytes(), vectors.dtype.itemsize * vectors.shape[1]
-        prefix = namespace.id
+        prefix = memory_prefix(namespace.id, *layout)
         self._memory.put_many(
             (prefix + digest, raw[number * stride : (number + 1) * stride])
             for number, digest in enumerate(digests)
@@ -317,6 +321,8 @@ class EmbeddingStore:
 
     def clear(self, namespace: Namespace | None = None) -> int:
         """Delete a namespace, or all; returns the number of vectors deleted.
+
+        A process that has some in its memory tier may go on finding them there.
 
         Raises:
             StoreError: if the store cannot be written.

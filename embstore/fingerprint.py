@@ -11,7 +11,6 @@ deep inside a transformers module. ``CachedEncoder.refresh()`` is for these; see
 from __future__ import annotations
 
 import dataclasses
-import enum
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from xxhash import xxh3_128_hexdigest
 
 from embstore.errors import EmbstoreError
 from embstore.keys import canonical_json
+from embstore.plain import digest_tensor, plain, qualname
 
 _SAMPLES = 16
 """Numbers that Watch compares of each tensor."""
@@ -136,23 +136,23 @@ def fingerprint(model: Any) -> str:
 
 def describe(model: Any) -> dict[str, Any]:
     """What the fingerprint is taken of, as JSON values: to see what tells two models apart."""
-    found: dict[str, Any] = {"modules": [], "weights": {}, "routes": _plain(model.module_kwargs)}
+    found: dict[str, Any] = {"modules": [], "weights": {}, "routes": plain(model.module_kwargs)}
     seen_configs: set[int] = set()
     for path, module in model.named_modules():
         own = _settings(module) if module is not model else {}
         config: Any = getattr(module, "config", None)
         if hasattr(config, "to_dict") and id(config) not in seen_configs:
             seen_configs.add(id(config))
-            own["config"] = _plain(
+            own["config"] = plain(
                 {key: value for key, value in config.to_dict().items() if key not in _NOT_CONFIG}
             )
-        found["modules"].append([path, _qualname(type(module)), own, _hooks(module)])
+        found["modules"].append([path, qualname(type(module)), own, _hooks(module)])
         for name in ("tokenizer", "processor"):
             tokenizer = vars(module).get(name)
             if tokenizer is not None:
                 found[f"{path}.{name}"] = _tokenizer(tokenizer)
     for path, tensor in _tensors(model):
-        found["weights"][path] = _digest_tensor(tensor)
+        found["weights"][path] = digest_tensor(tensor)
     if not found["weights"] or model.get_backend() != "torch":
         found["files"] = _digest_model_files(model)
     return found
@@ -257,12 +257,6 @@ def _torch() -> Any:
     return torch
 
 
-def _digest_tensor(tensor: Any) -> list[Any]:
-    plain = tensor.detach().cpu().contiguous()
-    raw = plain.flatten().view(_torch().uint8).numpy().data if plain.numel() else b""
-    return [str(plain.dtype), list(plain.shape), xxh3_128_hexdigest(raw)]
-
-
 def _digest_model_files(model: Any) -> list[list[str]]:
     # ONNX and OpenVINO models keep their weights in files of their own.
     for module in model.children():
@@ -290,19 +284,15 @@ def digest_file(path: Path) -> str:
     return xxh3_128_hexdigest(np.memmap(path, np.uint8, mode="r").data)
 
 
-def _qualname(thing: Any) -> str:
-    return f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
-
-
 def _hooks(module: Any) -> list[Any]:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [_plain(hook) for hook in hooks]
+    return [plain(hook) for hook in hooks]
 
 
 def _settings(module: Any) -> dict[str, Any]:
     """A module's own attributes, as far as they are settings and not torch's or a cache's."""
     own = vars(module).items()
-    return {name: _plain(value) for name, value in own if _counts(module, name)}
+    return {name: plain(value) for name, value in own if _counts(module, name)}
 
 
 def _counts(module: Any, name: str) -> bool:
@@ -339,50 +329,9 @@ _TORCH_INTERNALS = {
 }
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON; of things JSON does not know, what tells them apart without running them."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return repr(value)
-    if depth > 6:
-        return _qualname(type(value))
-    if isinstance(value, enum.Enum):
-        return [_qualname(type(value)), value.name]
-    if isinstance(value, dict):
-        return sorted([str(key), _plain(item, depth + 1)] for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(json.dumps(_plain(item, depth + 1)) for item in value)
-    if isinstance(value, bytes):
-        return xxh3_128_hexdigest(value)
-    if isinstance(value, np.ndarray):
-        return [value.dtype.str, list(value.shape), xxh3_128_hexdigest(value.tobytes())]
-    if hasattr(value, "data_ptr"):
-        return _digest_tensor(value)
-    if type(value).__module__ == "torch":  # dtype; a device decides no vector
-        return "device" if type(value).__name__ == "device" else str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value), depth + 1)
-    if hasattr(value, "__code__"):
-        # Functions of one name may differ in what they hold.
-        held = [_held(cell) for cell in value.__closure__ or ()]
-        parts = [value.__code__.co_code, value.__code__.co_consts, value.__defaults__, held]
-        return [_qualname(value), _plain(parts, depth + 1)]
-    return _qualname(value if hasattr(value, "__qualname__") else type(value))
-
-
-def _held(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not yet filled
-        return None
-
-
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    found = {name: _plain(getattr(tokenizer, name, None)) for name in _TOKENIZER_SETTINGS}
-    found["class"] = _qualname(type(tokenizer))
+    found = {name: plain(getattr(tokenizer, name, None)) for name in _TOKENIZER_SETTINGS}
+    found["class"] = qualname(type(tokenizer))
     fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(fast, "to_str"):
         document = json.loads(fast.to_str())
@@ -392,7 +341,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
             document.pop("padding", None)
         found["backend"] = hashlib.blake2b(canonical_json(document), digest_size=16).hexdigest()
     elif hasattr(tokenizer, "get_vocab"):
-        found["vocabulary"] = _plain(tokenizer.get_vocab())
+        found["vocabulary"] = plain(tokenizer.get_vocab())
     inner = getattr(tokenizer, "tokenizer", None)  # a processor of several modalities
     if inner is not None and inner is not tokenizer:
         found["tokenizer"] = _tokenizer(inner)

@@ -78,6 +78,12 @@ class Lookup:
                     model_name=name,
                 )
             self._vectors = np.zeros((len(self._texts), vectors.shape[1]), vectors.dtype)
+        if self._vectors.dtype != vectors.dtype:
+            raise ModelOutputError(
+                f"{name} returned {vectors.dtype} where {self._vectors.dtype} is stored: if it is "
+                "another model, give it another name or version",
+                model_name=name,
+            )
         self._vectors[list(positions)] = vectors
         digests = [self._digests[position] for position in positions]
         self._store.keep(self._namespace, digests, vectors, seconds)

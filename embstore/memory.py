@@ -92,20 +92,17 @@ class MemoryTier:
         return rows
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep these rows as the most recently used; what no longer fits goes, oldest first.
-
-        A key that is kept already keeps its row.
-        """
+        """Keep these rows as the most recently used; what no longer fits goes, oldest first."""
         if not self.keeps:
             return
         with self._lock:
             rows = self._rows
             for key, row in items:
-                if key in rows:
-                    rows.move_to_end(key)
-                else:
-                    rows[key] = row
-                    self._bytes += len(row) + OVERHEAD
+                old = rows.pop(key, None)
+                if old is not None:
+                    self._bytes -= len(old) + OVERHEAD
+                rows[key] = row
+                self._bytes += len(row) + OVERHEAD
             while rows and (self._bytes > self._limit or len(rows) > self._maxsize):
                 _, row = rows.popitem(last=False)
                 self._bytes -= len(row) + OVERHEAD

@@ -217,10 +217,11 @@ class LazyModel:
         # Files that changed while they were loaded say nothing of what was loaded. A hub snapshot
         # that was not there before has just been fetched, and is never changed in place.
         fetched = before is None and not os.path.isdir(self._name_or_path)
-        unchanged = before is not None and before == self._metadata()
-        if folder is not None and arguments is not None and (fetched or unchanged):
-            assert self._loaded is not None
-            snapshot.record(self._store, folder, arguments, self._loaded.profile())
+        now = self._metadata()
+        if folder is None or arguments is None or now is None or self._loaded is None:
+            return
+        if fetched or before == now:
+            snapshot.record(self._store, folder, arguments, self._loaded.profile(), now)
 
     @property
     def is_loaded(self) -> bool:

@@ -130,14 +130,27 @@ def recall(
 
 
 def record(
-    store: EmbeddingStore, folder: Path, arguments: Mapping[str, Any], profile: ModelProfile
+    store: EmbeddingStore,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    profile: ModelProfile,
+    files: Metadata,
 ) -> None:
     """Remember the profile of the model that was loaded from ``folder`` with ``arguments``.
 
-    The caller has made sure that the files did not change since before they were loaded.
+    Args:
+        store: where to.
+        folder: the model's files.
+        arguments: how it was loaded, as JSON values.
+        profile: the loaded model's.
+        files: the metadata of the files since before they were loaded; if they are others by
+            now, nothing is recorded.
     """
     try:
-        store.put_identity(_loading(contents(folder), arguments), profile.to_dict())
+        digest = contents(folder)
+        if metadata(folder) != files:
+            return
+        store.put_identity(_loading(digest, arguments), profile.to_dict())
         recall(store, folder, arguments)  # records the metadata too
     except OSError:
         return

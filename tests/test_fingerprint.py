@@ -7,6 +7,7 @@ vectors: after each, the encoder's vectors must be the changed model's.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -350,3 +351,46 @@ class TestChanges:
             np.testing.assert_allclose(got, expected, rtol=0, atol=2e-2)
         assert got.tobytes() != plain.tobytes()
         assert encoder.encode(TEXTS).tobytes() == plain.tobytes()
+
+
+class TestFunctionsAndNumbers:
+    """What a function calls and holds, and what numpy's scalars are, decide a fingerprint too."""
+
+    @pytest.mark.parametrize("kind", ["names", "keyword", "partial", "bound"])
+    def test_hooks_that_differ_in_one_thing(self, static: Any, kind: str) -> None:
+        class Factor:
+            def __init__(self, value: float) -> None:
+                self.value = value
+
+            def hook(self, _: Any, __: Any, output: Any) -> Any:
+                return output
+
+        def keyword(factor: float) -> Callable[..., Any]:
+            def hook(_: Any, __: Any, output: Any, *, by: float = factor) -> Any:
+                return output
+
+            return hook
+
+        pairs: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+            "names": (lambda _, __, output: output.relu(), lambda _, __, output: output.tanh()),
+            "keyword": (keyword(1.0), keyword(2.0)),
+            "partial": (
+                functools.partial(keyword(1.0), by=1.0),
+                functools.partial(keyword(1.0), by=2.0),
+            ),
+            "bound": (Factor(1.0).hook, Factor(2.0).hook),
+        }
+        taken = set()
+        for hook in pairs[kind]:
+            model = copy.deepcopy(static)
+            model[0].register_forward_hook(hook)
+            taken.add(fingerprint(model))
+        assert len(taken) == 2
+
+    def test_scalars_of_numpy(self, static: Any) -> None:
+        taken = set()
+        for scale in (np.float32(1), np.float32(5), np.float64(5)):
+            model = copy.deepcopy(static)
+            model[0].scale = scale
+            taken.add(fingerprint(model))
+        assert len(taken) == 3

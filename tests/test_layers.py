@@ -16,7 +16,7 @@ LAYERS = [
     {"models", "snapshot", "upstream", "lookup", "delegate"},
     {"store"},
     {"memory", "backends", "claims", "faults"},
-    {"fingerprint", "keys", "stats", "locks", "errors"},
+    {"fingerprint", "plain", "keys", "stats", "locks", "errors"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

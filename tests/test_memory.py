@@ -32,7 +32,7 @@ class Model:
         return self.rows.get(key)
 
     def put(self, key: bytes, row: bytes) -> None:
-        self.rows.setdefault(key, row)
+        self.rows[key] = row
         self.rows.move_to_end(key)
 
     def shrink(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk import repair
-from embstore.backends.disk.eviction import evict, size_with_ledger
+from embstore.backends.disk.eviction import evict, needs_room
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelf import Shelf, learn_all
@@ -241,7 +241,7 @@ class DiskBackend:
         return head.rows, new
 
     def _make_room(self, ledger: Ledger, limit: int, incoming: int) -> None:
-        if size_with_ledger(self._session.directory) + incoming > limit:
+        if needs_room(self._session.directory, limit, incoming):
             self._evict(ledger, limit - incoming, None)
         else:
             with ledger.transaction():
@@ -252,6 +252,7 @@ class DiskBackend:
         with ledger.transaction():
             self._note_uses(ledger)
             dropped, files = evict(directory, ledger, limit, namespace_id)
+        ledger.sync()
         for file in files:
             file.unlink(missing_ok=True)
         return dropped
@@ -299,10 +300,12 @@ class DiskBackend:
 
     def _clear(self, namespace: Namespace) -> int:
         ledger = self._session.writable()
-        with ledger.transaction():
-            head = ledger.head(namespace.id)
-            ledger.drop(namespace.id)
-        self._drop_shelf(namespace.id)
+        # Other threads must not write through the file that is closed here.
+        with LEDGER:
+            with ledger.transaction():
+                head = ledger.head(namespace.id)
+                ledger.drop(namespace.id)
+            self._drop_shelf(namespace.id)
         if head is None:
             return 0
         for file in self._vectors.glob(f"{namespace.id.hex()}.*{SUFFIX}"):
@@ -319,6 +322,8 @@ class DiskBackend:
         while shelf is not None and start < shelf.known:
             with INDEX:
                 rows = shelf.file.rows(shelf.known)[shelf.sound(start, start + _SCAN_ROWS)]
+                if shelf.file.is_gone:
+                    raise StoreError("compacted meanwhile: scan again", path=self.location)
             start += _SCAN_ROWS
             if len(rows):
                 raw = rows["digest"].tobytes()
@@ -379,7 +384,8 @@ class DiskBackend:
         """See :class:`~embstore.backends.base.Backend`."""
         session = self._session
         report = session.mending(lambda: repair.compact(session.directory, session.writable()))
-        self._drop_shelves()
+        with LEDGER:
+            self._drop_shelves()
         return report
 
     def close(self) -> None:

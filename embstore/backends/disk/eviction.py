@@ -16,6 +16,7 @@ import numpy.typing as npt
 from embstore.backends.disk import repair
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
+from embstore.errors import StoreError
 
 ROOM = 0.9
 """What of the limit may be left after an eviction: it copies a namespace, so it should last."""
@@ -25,9 +26,18 @@ _LEDGER = 1.03
 for a while (write-ahead log, free pages) says nothing of what is stored."""
 
 
-def size_with_ledger(directory: Path) -> int:
-    """Bytes of a store's vector files, and of a ledger of their rows."""
-    return int(repair.size(directory / VECTORS) * _LEDGER)
+def needs_room(directory: Path, limit: int, incoming: int) -> bool:
+    """Whether ``incoming`` more bytes would bring a store over ``limit`` bytes.
+
+    Raises:
+        StoreError: if they would not even fit an empty store.
+    """
+    if incoming > limit:
+        raise StoreError(
+            f"{incoming:,} bytes of vectors do not fit a store of at most {limit:,}",
+            path=str(directory),
+        )
+    return int(repair.size(directory / VECTORS) * _LEDGER) + incoming > limit
 
 
 def evict(

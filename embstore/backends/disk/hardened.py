@@ -217,6 +217,7 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
                 connection.execute("BEGIN IMMEDIATE")
                 self._txn_id = threading.get_ident()
                 yield
+                self.check_in_place()  # a rebuild elsewhere may have moved it meanwhile
                 connection.execute("COMMIT")
             except BaseException:
                 self._roll_back(connection)
@@ -330,13 +331,29 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             "DELETE FROM Cache WHERE key >= ? AND key < ? AND raw = 1", (prefix, _after(prefix))
         )
 
+    def entries(self) -> int:
+        """How many entries there are, whatever they hold."""
+        return int(self._con.execute("SELECT COUNT(*) FROM Cache").fetchone()[0])
+
     # --- maintenance ----------------------------------------------------------------------------
 
     def vacuum(self) -> None:
         """Give back free pages. Not in a transaction."""
         with LEDGER, self.faults():
             self._con.execute("VACUUM")
-            self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until the disk has all that is committed: a power cut may take the last commits,
+        and what is unlinked for one of them would be lost with it.
+
+        Raises:
+            StoreError: if a reader or writer was in the way for longer than the timeout.
+        """
+        with LEDGER, self.faults():
+            busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise StoreError(f"{self.path}: busy", path=str(self.path))
 
     def check(self, fix: bool = False, retry: bool = False) -> list[str]:
         """What SQLite finds wrong with the file, without the write lock diskcache's own takes."""

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embstore.backends.disk.hardened import FILE, HardenedCache
-from embstore.backends.disk.vectors import FORMAT, refuse_newer
+from embstore.backends.disk.vectors import FORMAT, generation_of, refuse_newer
 from embstore.backends.rows import Rows
-from embstore.errors import EmbstoreError, StoreDamagedError
+from embstore.errors import EmbstoreError, StoreDamagedError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
 
@@ -77,6 +77,7 @@ class Ledger:
         self.transaction = self._cache.transaction
         self.snapshot = self._cache.snapshot
         self.vacuum = self._cache.vacuum
+        self.sync = self._cache.sync
         self.check = self._cache.check
         self.close = self._cache.close
         if mode != "create":
@@ -84,6 +85,7 @@ class Ledger:
                 with self.snapshot():
                     meta = self._cache.get_json(b"M")
                 if meta is None:
+                    self._refuse_strange()
                     self._cache.damaged("it holds no store")
                 refuse_newer(int(meta["format"]), self.path)
             except BaseException:
@@ -115,6 +117,17 @@ class Ledger:
                 (directory / f"{FILE}{ending}").unlink(missing_ok=True)
             raise
         return ledger
+
+    def _refuse_strange(self) -> None:
+        """Not ours to mend: somebody's own diskcache, with entries and no vectors beside it."""
+        vectors = self.path.parent / "vectors"
+        strange = not any(generation_of(path) is not None for path in vectors.glob("*"))
+        with self._cache.snapshot():
+            if strange and self._cache.entries():
+                raise StoreRefusedError(
+                    f"{self.path} is not an embstore store: choose another location",
+                    path=str(self.path),
+                )
 
     # --- the registry ---------------------------------------------------------------------------
 

@@ -85,4 +85,6 @@ def exclusive(directory: Path, timeout: float) -> Iterator[None]:
                 time.sleep(0.01)
         yield
     finally:
+        # Not by closing it alone: a child forked meanwhile has it open too.
+        fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from embstore.backends.rows import Digests, RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
-_BUILDING = "rebuild"
 _ASIDE = ".damaged"
 
 
@@ -131,7 +131,7 @@ def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
     problems += [
         f"{path}: belongs to no namespace; compacting removes it"
         for path in sorted((directory / VECTORS).iterdir())
-        if path.name not in current
+        if generation_of(path) is not None and path.name not in current
     ]
     return VerifyReport(rows, corrupt, tuple(problems))
 
@@ -164,9 +164,9 @@ def compact(directory: Path, ledger: Ledger) -> CompactReport:
                 head = _next_generation(directory, ledger, namespace_id, [shelf])
             kept += head.rows
         shelf.file.close()
+    ledger.vacuum()  # also writes the log into the ledger, for good
     with ledger.transaction():
         _remove_strangers(directory, ledger)
-    ledger.vacuum()
     return CompactReport(kept, before, size(directory))
 
 
@@ -220,7 +220,19 @@ def _next_generation(
     head = Head(ledger.next_generation(), 0, 0)
     target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
     target.file.create()
-    uses = []
+    try:
+        return _fill(ledger, target, head, sources, kept)
+    except BaseException:
+        target.file.path.unlink(missing_ok=True)  # nothing of it is committed
+        raise
+    finally:
+        target.file.close()
+
+
+def _fill(
+    ledger: Ledger, target: Shelf, head: Head, sources: Iterable[Shelf], kept: Found | None
+) -> Head:
+    namespace_id, uses = target.header.namespace.id, []
     ledger.switch(namespace_id, head)
     for source in sources:
         used = ledger.uses(namespace_id, source.header.generation, source.known)
@@ -239,7 +251,6 @@ def _next_generation(
     if uses:
         ledger.put_uses(namespace_id, head.generation, np.concatenate(uses))
     target.file.sync()  # before the old file goes
-    target.file.close()
     return head
 
 
@@ -251,7 +262,8 @@ def _remove_strangers(directory: Path, ledger: Ledger) -> None:
         if head is not None:
             current.add(f"{namespace_id.hex()}.{head.generation}{SUFFIX}")
     for path in (directory / VECTORS).iterdir():
-        if path.name not in current:
+        # Nothing but our own: a directory may be shared with a user's files.
+        if generation_of(path) is not None and path.name not in current:
             path.unlink(missing_ok=True)
 
 
@@ -271,30 +283,32 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
         OSError: if there is no space for the copies; what was there is left as it was.
     """
     vectors = directory / VECTORS
-    old_files = list(vectors.iterdir())
+    old_files = [path for path in vectors.iterdir() if generation_of(path) is not None]
     # A file that cannot be read now may be readable later: not a reason to lose it.
     found = _all_headers(vectors, skip=(StoreDamagedError,))
     seed = found[-1].seed if found else seed
     generations = [generation_of(path) or 0 for path in old_files]
-    building = directory / _BUILDING
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(mode=0o700)
+    building = Path(tempfile.mkdtemp(prefix=".rebuild-", dir=directory))
     kept = 0
     try:
         ledger = Ledger.create(building, timeout, seed, max(generations, default=0))
         try:
             for newest in _newest(found):
-                sources = [_whole(vectors, header) for header in found if _alike(header, newest)]
+                # The newest first: what it has is what was stored last.
+                alike = [header for header in reversed(found) if _alike(header, newest)]
+                sources = [_whole(vectors, header) for header in alike]
                 with ledger.transaction():
                     ledger.register(newest.namespace, newest.dtype, newest.dim)
                     head = _next_generation(directory, ledger, newest.namespace.id, sources)
                 kept += head.rows
         finally:
             ledger.close()
-        for ending in ("-wal", "-shm", ""):
+        aside = _unused(directory)
+        # The ledger first: without its log it would look sound, and be old.
+        for ending in ("", "-wal", "-shm"):
             part = directory / f"{FILE}{ending}"
             if part.exists():
-                part.replace(directory / f"{FILE}{_ASIDE}{ending}")
+                part.replace(aside.with_name(f"{aside.name}{ending}"))
         (building / FILE).replace(directory / FILE)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -304,8 +318,17 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
             path.unlink(missing_ok=True)
         else:
             # Nobody can say any more whose rows these are.
-            path.rename(path.with_name(f"{path.name.removesuffix(_ASIDE)}{_ASIDE}"))
+            path.rename(path.with_name(f"{path.name}{_ASIDE}"))
     return Ledger(directory, timeout), kept
+
+
+def _unused(directory: Path) -> Path:
+    """A name to move a damaged ledger to; the first one is ``cache.db.damaged``."""
+    name, number = f"{FILE}{_ASIDE}", 0
+    while (directory / name).exists():
+        number += 1
+        name = f"{FILE}{_ASIDE}.{number}"
+    return directory / name
 
 
 def _alike(header: Header, newest: Header) -> bool:

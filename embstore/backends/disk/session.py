@@ -88,7 +88,7 @@ class Session:
             location.prepare(self.directory)
             file = self.directory / FILE
             if not os.path.lexists(file):
-                with location.exclusive(self.directory, self._timeout):
+                with LEDGER, location.exclusive(self.directory, self._timeout):
                     if not os.path.lexists(file):
                         self._make()
                         return
@@ -185,7 +185,10 @@ class Session:
                 self._go_without(damage, error)
             if self._is_open and self.ledger is not None and self.ledger.seed != self.seed:
                 self._drop()
-                self._refuse("was replaced by another store: open it again")
+                raise StoreError(
+                    f"{self.directory} was replaced by another store: open it again",
+                    path=str(self.directory),
+                )
 
     def _reopen(self) -> bool:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from embstore.backends.disk.index import DigestIndex
 from embstore.backends.disk.vectors import Header, VectorFile
 from embstore.backends.rows import Array, Digests, Rows, as_digests
-from embstore.errors import StoreDamagedError, StoreError
+from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE
 
 
@@ -100,14 +100,9 @@ class Shelf:
         return -1
 
     def vectors(self, rows: Rows) -> Array:
-        """The vectors of located rows, (n, dim), fresh and C-contiguous; zeros for row -1.
-
-        Raises:
-            StoreError: if the file was cut short since they were located.
-        """
-        stored = self.file.rows(self.known)["vector"]
-        if len(rows) and rows.max() >= len(stored):
-            raise StoreError(f"{self.file.path} was cut short", path=str(self.file.path))
+        """The vectors of rows just located, (n, dim), fresh and C-contiguous; zeros for row -1."""
+        # As they were located: that the file is compacted away meanwhile does not matter.
+        stored = self.file.mapped["vector"]
         if len(rows) and rows.min() >= 0:
             return np.ascontiguousarray(stored[rows])
         found = rows >= 0

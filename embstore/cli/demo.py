@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
+from embstore.batching.corpus import sample, stdlib_paragraphs
 from embstore.cli import options as opt
-from embstore.cli.corpus import sample, stdlib_paragraphs
 from embstore.cli.demo_pass import Job, Pass
 from embstore.cli.errors import InputError
 from embstore.cli.output import print_json, print_table

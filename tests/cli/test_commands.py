@@ -17,8 +17,8 @@ from sentence_transformers import SentenceTransformer
 from typer.testing import Result
 
 from embstore import EmbeddingStore
+from embstore.batching.corpus import stdlib_paragraphs
 from embstore.cli.app import app
-from embstore.cli.corpus import stdlib_paragraphs
 from embstore.errors import StoreError
 
 Run = Callable[..., Result]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from embstore.cli.corpus import sample, stdlib_paragraphs
+from embstore.batching.corpus import sample, stdlib_paragraphs
 from embstore.cli.demo import _check
 from embstore.cli.demo_pass import Pass
 

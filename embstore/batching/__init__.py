@@ -1,0 +1,1 @@
+"""Measuring how embeddings are made: batch sizes, caches, and what to choose."""

@@ -14,6 +14,7 @@ from embstore.errors import (
     StoreWarning,
 )
 from embstore.keys import Namespace
+from embstore.online import OnlineBatching
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 
@@ -27,6 +28,7 @@ __all__ = [
     "Namespace",
     "NamespaceError",
     "NamespaceInfo",
+    "OnlineBatching",
     "Stats",
     "StoreDamagedError",
     "StoreError",

@@ -6,13 +6,25 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from embstore.backends.rows import Array
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
+from embstore.online import Gatherers, OnlineBatching
 from embstore.store import EmbeddingStore
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Requests whose texts may go into one call of the function."""
+
+    id: bytes
+    namespace: Namespace = field(compare=False)
+    arguments: dict[str, Any] = field(compare=False)
 
 
 def cached(
@@ -22,12 +34,14 @@ def cached(
     version: str | None = None,
     batch_size: int = 256,
     on_miss: str = "encode",
+    online: OnlineBatching | None = None,
 ) -> Callable[[F], F]:
     """Keep what a function from texts to vectors returns.
 
     The function is called with the distinct texts that are not stored, ``batch_size`` at a time,
     each call's vectors being committed before the next. Keyword arguments are handed to it and
-    belong to the key.
+    belong to the key. What an async function is called with are the missing texts of all requests
+    that are awaited at the same time, gathered as :class:`~embstore.online.OnlineBatching` says.
 
     Args:
         store: where embeddings are kept.
@@ -35,6 +49,8 @@ def cached(
         version: change it when the function's vectors change.
         batch_size: most texts in one call of the function.
         on_miss: "encode" calls the function, "raise" raises CacheMissError.
+        online: how concurrent requests to an async function are gathered; by default ``batch_size``
+            texts in a call, and 4 calls at a time.
 
     Returns:
         A decorator. The decorated function takes a list of n texts and returns (n, dim), or a
@@ -54,47 +70,55 @@ def cached(
     if on_miss not in ("encode", "raise"):
         raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
 
+    limits = online or OnlineBatching(max_batch=batch_size, concurrency=4)
+
     def decorate(function: F) -> F:
-        def look_up(texts: Any, arguments: dict[str, Any]) -> tuple[Lookup, list[str], list[Any]]:
-            listed = [texts] if isinstance(texts, str) else list(texts)
+        def look_up(texts: list[str], arguments: dict[str, Any]) -> tuple[Namespace, Lookup]:
             namespace = Namespace(
                 model_name, "" if version is None else f"version:{version}", extra=arguments
             )
-            lookup = Lookup(store, namespace, listed)
+            lookup = Lookup.find(store, namespace, texts)
             if on_miss == "raise":
                 lookup.raise_if_missing()
-            chunks = [
-                lookup.missing[start : start + batch_size]
-                for start in range(0, len(lookup.missing), batch_size)
-            ]
-            return lookup, listed, chunks
-
-        def answer(lookup: Lookup, texts: Any) -> Any:
-            vectors = lookup.vectors()
-            return vectors[0] if isinstance(texts, str) else vectors
+            return namespace, lookup
 
         if inspect.iscoroutinefunction(function):
 
+            async def compute(group: _Group, texts: list[str], digests: list[bytes]) -> Array:
+                began = time.perf_counter()
+                output = await function(texts, **group.arguments)
+                lookup = Lookup.absent(store, group.namespace, texts, digests)
+                lookup.complete(range(len(texts)), output, time.perf_counter() - began)
+                return lookup.vectors()
+
+            gatherers = Gatherers(compute, limits)
+
             @functools.wraps(function)
             async def asynchronous(texts: Any, **arguments: Any) -> Any:
-                lookup, listed, chunks = look_up(texts, arguments)
-                for chunk in chunks:
-                    began = time.perf_counter()
-                    output = await function([listed[place] for place in chunk], **arguments)
-                    lookup.complete(chunk, output, time.perf_counter() - began)
-                return answer(lookup, texts)
+                namespace, lookup = look_up(_listed(texts), arguments)
+                group = _Group(namespace.id, namespace, arguments)
+                await lookup.complete_together(gatherers.here(), group)
+                vectors = lookup.vectors()
+                return vectors[0] if isinstance(texts, str) else vectors
 
             return cast(F, asynchronous)
 
         @functools.wraps(function)
         def synchronous(texts: Any, **arguments: Any) -> Any:
-            lookup, listed, chunks = look_up(texts, arguments)
-            for chunk in chunks:
+            listed = _listed(texts)
+            _, lookup = look_up(listed, arguments)
+            for start in range(0, len(lookup.missing), batch_size):
+                chunk = lookup.missing[start : start + batch_size]
                 began = time.perf_counter()
                 output = function([listed[place] for place in chunk], **arguments)
                 lookup.complete(chunk, output, time.perf_counter() - began)
-            return answer(lookup, texts)
+            vectors = lookup.vectors()
+            return vectors[0] if isinstance(texts, str) else vectors
 
         return cast(F, synchronous)
 
     return decorate
+
+
+def _listed(texts: Any) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

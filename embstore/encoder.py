@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embstore import upstream
+from embstore.backends.rows import Array
+from embstore.call import Arguments, BatchSize, Call, Namespaces
+from embstore.computing import Computer
 from embstore.delegate import Delegate
-from embstore.errors import CacheMissError, NamespaceError
+from embstore.errors import CacheMissError
 from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
+from embstore.online import Gatherers, OnlineBatching
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 
-_CHUNK_TEXTS = 256
-"""Texts computed between two commits: what a crash can cost. Always whole batches, so that cutting
-a call into chunks leaves upstream's batches as they are."""
-_POOL_CHUNK_TEXTS = 8192
-"""The same when several processes compute: each chunk has to keep all of them busy."""
+_ONLINE = OnlineBatching()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Calls whose texts may be computed together: those whose vectors mean the same thing."""
+
+    namespace: bytes
+    batch_size: BatchSize
+    device: str
+    call: Call = field(compare=False)
+
+    @classmethod
+    def of(cls, call: Call) -> _Group:
+        how = call.arguments
+        return cls(call.namespace.id, how.batch_size, str(how.device), call)
+
+
+class _ModelChangedError(Exception):
+    """The model has been changed since its texts were looked up: look again."""
 
 
 class CachedEncoder(Delegate):
@@ -42,6 +60,7 @@ class CachedEncoder(Delegate):
         model_kwargs: as in ``SentenceTransformer``; so are all further arguments (``revision``,
             ``truncate_dim``, ``prompts``, ``trust_remote_code``, ...), for a name or path only.
         on_miss: "encode" computes what is missing, "raise" raises CacheMissError.
+        online: how :meth:`aencode` gathers concurrent requests.
 
     Raises:
         TypeError: if ``model`` is nothing that can embed texts.
@@ -69,6 +88,7 @@ class CachedEncoder(Delegate):
         device: str | None = None,
         model_kwargs: dict[str, Any] | None = None,
         on_miss: Literal["encode", "raise"] = "encode",
+        online: OnlineBatching = _ONLINE,
         **loading: Any,
     ) -> None:
         if on_miss not in ("encode", "raise"):
@@ -77,7 +97,7 @@ class CachedEncoder(Delegate):
             "store": EmbeddingStore() if store is None else store,
             "_on_miss": on_miss,
             "_device": device,
-            "_namespaces": {},
+            "_online": online,
         }
         self.__dict__.update(own)
         self.__dict__["_model"] = as_model(
@@ -87,8 +107,12 @@ class CachedEncoder(Delegate):
             version=version,
             loading={"device": device, "model_kwargs": model_kwargs, **loading},
         )
+        self.__dict__.update(self._fresh())
 
     store: EmbeddingStore
+    _namespaces: Namespaces
+    _computer: Computer
+    _gatherers: Gatherers[_Group]
 
     # --- encoding -------------------------------------------------------------------------------
 
@@ -97,7 +121,7 @@ class CachedEncoder(Delegate):
         inputs: Any = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: BatchSize = "auto",
         show_progress_bar: bool | None = None,
         output_value: Literal["sentence_embedding", "token_embeddings"] | None = (
             "sentence_embedding"
@@ -117,6 +141,11 @@ class CachedEncoder(Delegate):
         Arguments and results are those of ``SentenceTransformer.encode``; see there. Inputs other
         than texts, token embeddings and ``output_value=None`` go to the model uncached.
 
+        ``batch_size="auto"`` fills batches up to a number of padded tokens that suits the model on
+        this machine, found on large calls and kept in the store; docs/batching.md tells how. A
+        number is taken as upstream takes it. For a function, and for several devices, "auto" is
+        upstream's 32 texts.
+
         Returns:
             By default the vectors, (n, dim), float32 unless the model gives another dtype,
             C-contiguous, the caller's own; (dim,) for a single text.
@@ -135,55 +164,29 @@ class CachedEncoder(Delegate):
             inputs = renamed if inputs is None else inputs
         if inputs is None:
             raise TypeError("encode() missing 1 required positional argument: 'inputs'")
-        settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "device": device,
-            "normalize_embeddings": normalize_embeddings,
-            "pool": pool,
-            "chunk_size": chunk_size,
-            **kwargs,
-        }
-        texts, singular = upstream.as_texts(inputs)
-        cacheable = output_value == "sentence_embedding" and truncate_dim != 0 and _is_json(kwargs)
-        if texts is None or not cacheable:
-            return self._bypass(
-                inputs,
-                1 if texts is None and singular else len(inputs if texts is None else texts),
-                prompt_name=prompt_name,
-                prompt=prompt,
-                show_progress_bar=show_progress_bar,
-                output_value=output_value,
-                precision=precision,
-                convert_to_numpy=convert_to_numpy,
-                convert_to_tensor=convert_to_tensor,
-                truncate_dim=truncate_dim,
-                **settings,
-            )
-        while True:
-            profile = self._model.profile()
-            upstream.check_arguments(profile, batch_size, precision, kwargs)
-            if not isinstance(self._model, FunctionModel):
-                upstream.check_devices(device, pool, chunk_size, texts)
-            settings["prompt"] = upstream.resolve_prompt(profile, prompt, prompt_name)
-            settings["truncate_dim"] = upstream.choose_dim(profile, truncate_dim)
-            namespace = self._namespace(profile, settings, kwargs)
-            lookup = Lookup(self.store, namespace, texts)
-            if lookup.missing and self._on_miss == "raise":
-                lookup.raise_if_missing()
-            if not lookup.missing or not self._changes_by_loading(profile):
-                break
-        show = upstream.wants_progress(show_progress_bar)
-        if lookup.missing or show:
-            self._compute_missing(lookup, texts, settings, show)
-        vectors = upstream.finish(
-            lookup.vectors(),
-            profile=profile,
+        arguments = Arguments(
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
             precision=precision,
             convert_to_numpy=convert_to_numpy,
             convert_to_tensor=convert_to_tensor,
-            device=lambda: self._output_device(device, pool),
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+            further=kwargs,
         )
-        return vectors[0] if singular else vectors
+        call = self._look_up(inputs, arguments)
+        if call is None:
+            return self._bypass(inputs, arguments)
+        show = upstream.wants_progress(show_progress_bar)
+        if call.lookup.missing or show:
+            self._computer.compute(call, call.lookup, call.texts, show)
+        return self._finish(call)
 
     def encode_query(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """:meth:`encode` for queries: with the model's "query" prompt, and task "query"."""
@@ -217,38 +220,79 @@ class CachedEncoder(Delegate):
         _method.__signature__ = inspect.signature(encode)  # type: ignore[attr-defined]
     del _method
 
-    async def aencode(self, inputs: Any, **kwargs: Any) -> Any:
-        """:meth:`encode` in a thread, so that an event loop goes on meanwhile."""
-        return await asyncio.to_thread(self.encode, inputs, **kwargs)
+    async def aencode(self, inputs: Any, **arguments: Any) -> Any:
+        """:meth:`encode`, from an event loop, together with others.
+
+        What is stored is returned at once. What is not is computed in batches with the missing
+        texts of other calls that are awaited at the same time: see
+        :class:`~embstore.online.OnlineBatching`. A text that several calls ask for is computed
+        once. Whoever is cancelled takes nothing from the others. A call that lacks more texts than
+        a batch holds is computed by itself, as :meth:`encode` would, in a thread.
+
+        Args:
+            inputs: as in :meth:`encode`.
+            **arguments: as in :meth:`encode`.
+        """
+        how = Arguments.of(arguments)
+        if how.several_devices or upstream.wants_progress(how.show_progress_bar):
+            return await asyncio.to_thread(self.encode, inputs, **arguments)
+        while True:
+            call = await asyncio.to_thread(self._look_up, inputs, how)
+            if call is None:
+                return await asyncio.to_thread(self._bypass, inputs, how)
+            if len(call.lookup.missing) > self._online.max_batch:
+                await asyncio.to_thread(self._computer.compute, call, call.lookup, call.texts)
+            else:
+                try:
+                    await call.lookup.complete_together(self._gatherers.here(), _Group.of(call))
+                except _ModelChangedError:
+                    continue
+            return self._finish(call)
+
+    async def _compute_together(
+        self, group: _Group, texts: list[str], digests: list[bytes]
+    ) -> Array:
+        def compute() -> Array:
+            if self._model.profile() != group.call.profile:
+                raise _ModelChangedError
+            lookup = Lookup.absent(self.store, group.call.namespace, texts, digests)
+            self._computer.compute(group.call, lookup, texts)
+            return lookup.vectors()
+
+        return await asyncio.to_thread(compute)
 
     # --- the steps of encode --------------------------------------------------------------------
 
-    def _namespace(
-        self, profile: ModelProfile, settings: Mapping[str, Any], kwargs: Mapping[str, Any]
-    ) -> Namespace:
-        """The namespace of a call. Made once for each combination: its id takes 20 µs."""
-        extra: dict[str, Any] = upstream.numerics()
-        further = {key: value for key, value in kwargs.items() if key != "task"}
-        if further:
-            extra["encode"] = further
-        fields = {
-            "model_name": profile.name,
-            "fingerprint": profile.fingerprint,
-            "normalize": bool(settings["normalize_embeddings"]),
-            "prompt": settings["prompt"] or None,
-            "task": kwargs.get("task"),
-            "truncate_dim": settings["truncate_dim"],
-            "max_seq_length": profile.max_seq_length,
-            "dtype": profile.dtype,
-            "extra": extra,
-        }
-        made: dict[str, Namespace] = self.__dict__["_namespaces"]
-        name = repr(fields)
-        if name not in made:
-            if len(made) > 1000:
-                made.clear()
-            made[name] = Namespace(**fields)
-        return made[name]
+    def _look_up(self, inputs: Any, arguments: Arguments) -> Call | None:
+        """Find out what a call is about, and what of it is stored; None if it cannot be cached."""
+        texts, singular = upstream.as_texts(inputs)
+        if texts is None or not arguments.cacheable:
+            return None
+        while True:
+            profile = self._model.profile()
+            how = arguments
+            upstream.check_arguments(profile, how.texts_a_batch, how.precision, how.further)
+            if not isinstance(self._model, FunctionModel):
+                upstream.check_devices(how.device, how.pool, how.chunk_size, texts)
+            settings = how.for_computing(profile)
+            namespace = self._namespaces.of(profile, settings, how.further)
+            lookup = Lookup.find(self.store, namespace, texts)
+            if lookup.missing and self._on_miss == "raise":
+                lookup.raise_if_missing()
+            if not lookup.missing or not self._changes_by_loading(profile):
+                return Call(how, texts, singular, profile, namespace, settings, lookup)
+
+    def _finish(self, call: Call) -> Any:
+        how = call.arguments
+        vectors = upstream.finish(
+            call.lookup.vectors(),
+            profile=call.profile,
+            precision=how.precision,
+            convert_to_numpy=how.convert_to_numpy,
+            convert_to_tensor=how.convert_to_tensor,
+            device=lambda: self._output_device(how),
+        )
+        return vectors[0] if call.singular else vectors
 
     def _changes_by_loading(self, profile: ModelProfile) -> bool:
         """Load the model if it is not; whether it is another one than its files promised."""
@@ -257,28 +301,9 @@ class CachedEncoder(Delegate):
         self._model.load()
         return self._model.profile() != profile
 
-    def _compute_missing(
-        self, lookup: Lookup, texts: list[str], settings: dict[str, Any], show: bool
-    ) -> None:
-        """Compute and commit chunk by chunk, longest texts first.
-
-        Sorted over the whole call, as upstream does within each of its calls: batches are then of
-        like lengths, and the estimate of the time left errs on the safe side.
-        """
-        missing = sorted(lookup.missing, key=lambda position: -len(texts[position]))
-        batch = settings["batch_size"]
-        several = settings["pool"] is not None or isinstance(settings["device"], list)
-        wanted = _POOL_CHUNK_TEXTS if several else _CHUNK_TEXTS
-        size = batch * max(1, wanted // batch)
-        with _progress(len(texts), len(texts) - len(missing), show) as bar:
-            for start in range(0, len(missing), size):
-                chunk = missing[start : start + size]
-                began = time.perf_counter()
-                output = self._model.compute([texts[position] for position in chunk], **settings)
-                lookup.complete(chunk, output, time.perf_counter() - began)
-                bar.update(len(chunk))
-
-    def _bypass(self, inputs: Any, count: int, **settings: Any) -> Any:
+    def _bypass(self, inputs: Any, arguments: Arguments) -> Any:
+        texts, singular = upstream.as_texts(inputs)
+        count = 1 if texts is None and singular else len(inputs if texts is None else texts)
         if self._on_miss == "raise":
             raise CacheMissError(
                 "what is not a text, and what is not a sentence embedding, is never stored",
@@ -292,13 +317,13 @@ class CachedEncoder(Delegate):
                 '"sentence_embedding", and further arguments JSON values'
             )
         self.store.count(bypassed=count)
-        return model.encode(inputs, **settings)
+        return model.encode(inputs, **arguments.for_model())
 
-    def _output_device(self, device: Any, pool: Any) -> Any:
-        if pool is not None or isinstance(device, list):
+    def _output_device(self, arguments: Arguments) -> Any:
+        if arguments.several_devices:
             return "cpu"
-        if device is not None:
-            return device
+        if arguments.device is not None:
+            return arguments.device
         if isinstance(self._model, FunctionModel):
             return self._device or "cpu"
         if isinstance(self._model, LazyModel) and not self._model.is_loaded:
@@ -327,7 +352,7 @@ class CachedEncoder(Delegate):
             "normalize_embeddings": arguments.get("normalize_embeddings", False),
             "truncate_dim": upstream.choose_dim(profile, arguments.get("truncate_dim")),
         }
-        return self._namespace(profile, settings, {} if task is None else {"task": task})
+        return self._namespaces.of(profile, settings, {} if task is None else {"task": task})
 
     def refresh(self) -> None:
         """Take the model's identity anew at the next call, from all of its weights and settings.
@@ -337,34 +362,19 @@ class CachedEncoder(Delegate):
         self._model.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_namespaces": {}}
+        return {name: self.__dict__[name] for name in self.__dict__.keys() - self._fresh().keys()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.__dict__.update(self._fresh())
+
+    def _fresh(self) -> dict[str, Any]:
+        """What a copy in another process makes anew."""
+        return {
+            "_namespaces": Namespaces(),
+            "_computer": Computer(self._model, self.store),
+            "_gatherers": Gatherers(self._compute_together, self._online),
+        }
 
     def __repr__(self) -> str:
         return f"CachedEncoder({self._model.__class__.__name__}, {self.store!r})"
-
-
-def _is_json(kwargs: Mapping[str, Any]) -> bool:
-    if not kwargs:
-        return True
-    try:
-        Namespace("any", extra=kwargs)
-    except NamespaceError:
-        return False
-    return True
-
-
-def _progress(total: int, hits: int, show: bool) -> Any:
-    """A bar that counts texts and says how many were there already."""
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        total=total,
-        initial=hits,
-        desc="Texts",
-        unit="text",
-        disable=not show,
-        postfix={"hits": f"{hits:,}"},
-    )

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from embstore.backends import rows
+from embstore.backends.base import Found
 from embstore.backends.rows import Array
 from embstore.errors import CacheMissError, ModelOutputError, NamespaceError
 from embstore.keys import Namespace
+from embstore.online import Gatherer, Group
 from embstore.store import EmbeddingStore
 
 _SHOWN = 5
@@ -20,25 +22,55 @@ class Lookup:
     """Texts looked up in a store, to be completed by whoever can compute the missing ones.
 
     Args:
-        store: where to look.
+        store: where they were looked up.
         namespace: what else decides the vectors.
         texts: n texts, repeats allowed.
+        digests: of each.
+        vectors: what was found, (n, dim).
+        found: for which, (n,) bool.
 
     Attributes:
         missing: positions of the missing texts, each text once, in the order given.
     """
 
-    def __init__(self, store: EmbeddingStore, namespace: Namespace, texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        namespace: Namespace,
+        texts: Sequence[str],
+        digests: list[bytes],
+        vectors: Array,
+        found: Found,
+    ) -> None:
         self._store = store
         self._namespace = namespace
         self._texts = texts
-        self._digests = store.digests(texts)
-        self._vectors, found = store.find(namespace, self._digests)
+        self._digests = digests
+        self._vectors = vectors
         self._absent: list[int] = np.flatnonzero(~found).tolist()
-        first: dict[bytes, int] = {}
+        self._first: dict[bytes, int] = {}
         for position in self._absent:
-            first.setdefault(self._digests[position], position)
-        self.missing = list(first.values())
+            self._first.setdefault(self._digests[position], position)
+        self.missing = list(self._first.values())
+
+    @classmethod
+    def find(cls, store: EmbeddingStore, namespace: Namespace, texts: Sequence[str]) -> Lookup:
+        """Look texts up."""
+        digests = store.digests(texts)
+        return cls(store, namespace, texts, digests, *store.find(namespace, digests))
+
+    @classmethod
+    def absent(
+        cls,
+        store: EmbeddingStore,
+        namespace: Namespace,
+        texts: Sequence[str],
+        digests: list[bytes],
+    ) -> Lookup:
+        """Texts that others have looked up, and not found."""
+        count = len(texts)
+        nothing = np.zeros((count, 0), np.float32), np.zeros(count, np.bool_)
+        return cls(store, namespace, texts, digests, *nothing)
 
     def raise_if_missing(self) -> None:
         """Raise CacheMissError unless every text was found."""
@@ -67,8 +99,34 @@ class Lookup:
         Raises:
             ModelOutputError: if that is not one vector of the right length for each.
         """
+        vectors = as_vectors(output, len(positions), self._namespace.model_name)
+        self._fill(positions, vectors)
+        digests = [self._digests[position] for position in positions]
+        self._store.keep(self._namespace, digests, vectors, seconds)
+        self._store.count(encode_seconds=seconds)
+
+    async def complete_together(self, gatherer: Gatherer[Group], group: Group) -> None:
+        """Have all that is missing computed, and stored, together with what other requests lack.
+
+        Args:
+            gatherer: of the running event loop.
+            group: what the texts may be computed together with.
+
+        Raises:
+            ModelOutputError: if the vectors do not go with those found.
+        """
+        if not self.missing:
+            return
+        lacking = {digest: self._texts[position] for digest, position in self._first.items()}
+        vectors, shared = await gatherer.request(group, lacking)
+        for position, vector in zip(self.missing, vectors, strict=True):
+            self._fill([position], vector[None])
+        # What another request had computed anyway is no miss of this one.
+        self._store.count(hits=shared, misses=-shared, deduplicated=shared)
+
+    def _fill(self, positions: Sequence[int], vectors: Array) -> None:
+        """Put in computed vectors, (k, dim), for k positions."""
         name = self._namespace.model_name
-        vectors = as_vectors(output, len(positions), name)
         if self._vectors.shape[1] != vectors.shape[1]:
             if self._vectors.shape[1] != 0:
                 raise ModelOutputError(
@@ -85,16 +143,12 @@ class Lookup:
                 model_name=name,
             )
         self._vectors[list(positions)] = vectors
-        digests = [self._digests[position] for position in positions]
-        self._store.keep(self._namespace, digests, vectors, seconds)
-        self._store.count(encode_seconds=seconds)
 
     def vectors(self) -> Array:
         """The (n, dim) array, the caller's own. Everything missing must have been completed."""
         if len(self._absent) > len(self.missing):
             # Every repeat of a text that was missing gets what the first of them got.
-            first = {self._digests[position]: position for position in self.missing}
-            sources = [first[self._digests[position]] for position in self._absent]
+            sources = [self._first[self._digests[position]] for position in self._absent]
             self._vectors[self._absent] = self._vectors[sources]
         return self._vectors
 

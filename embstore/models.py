@@ -14,6 +14,7 @@ import numpy as np
 
 from embstore import fingerprint, locks, snapshot
 from embstore.backends.rows import Array
+from embstore.token_batches import UPSTREAM_BATCH, BatchLimit, encode_by_tokens
 from embstore.fingerprint import ModelProfile
 from embstore.lookup import as_vectors
 from embstore.store import EmbeddingStore
@@ -28,8 +29,8 @@ class Model(Protocol):
     def load(self) -> Any:
         """The object that computes."""
 
-    def compute(self, texts: list[str], **settings: Any) -> Any:
-        """Vectors, (n, dim), for n texts."""
+    def compute(self, texts: list[str], limit: BatchLimit, **settings: Any) -> Any:
+        """Vectors, (n, dim), for n texts, in batches of at most ``limit``."""
 
     def refresh(self) -> None:
         """Take the identity again, from everything."""
@@ -96,6 +97,7 @@ class LoadedModel:
         self._name = name
         self._version = version
         self._taken: tuple[fingerprint.Watch, str] | None = None
+        self._countable = True
 
     def profile(self) -> ModelProfile:
         """What the model is now: 0.1 ms if it has not changed, else a full fingerprint."""
@@ -116,9 +118,11 @@ class LoadedModel:
         """The SentenceTransformer."""
         return self._model
 
-    def compute(self, texts: list[str], **settings: Any) -> Any:
+    def compute(self, texts: list[str], limit: BatchLimit, **settings: Any) -> Any:
         """``SentenceTransformer.encode``."""
-        return self._model.encode(texts, show_progress_bar=False, **settings)
+        if limit.unit == "tokens":
+            return encode_by_tokens(self._model, texts, limit.size, settings)
+        return self._model.encode(texts, batch_size=limit.size, show_progress_bar=False, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self._model, "name": self._name, "version": self._version}
@@ -234,11 +238,11 @@ class LazyModel:
         if self._loaded is not None:
             self._loaded.refresh()
 
-    def compute(self, texts: list[str], **settings: Any) -> Any:
+    def compute(self, texts: list[str], limit: BatchLimit, **settings: Any) -> Any:
         """``SentenceTransformer.encode``."""
         self.load()
         assert self._loaded is not None
-        return self._loaded.compute(texts, **settings)
+        return self._loaded.compute(texts, limit, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
         # Not the loaded model: the copy loads it if it ever misses.
@@ -277,19 +281,19 @@ class FunctionModel:
     def compute(
         self,
         texts: list[str],
+        limit: BatchLimit,
         *,
-        batch_size: int = 32,
         prompt: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         **_: Any,
     ) -> Array:
-        """The function's vectors, ``batch_size`` texts a call, treated as upstream treats a
+        """The function's vectors, ``limit.size`` texts a call, treated as upstream treats a
         model's: prompt in front, then truncated, then normalized."""
         prompted = [prompt + text for text in texts] if prompt else texts
         parts = [
-            self._call(prompted[start : start + batch_size])
-            for start in range(0, len(prompted), batch_size)
+            self._call(prompted[start : start + limit.size])
+            for start in range(0, len(prompted), limit.size)
         ]
         vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
         if truncate_dim is not None:

@@ -13,10 +13,11 @@ PACKAGE = ROOT / "embstore"
 LAYERS = [
     {"cli", "integrations"},
     {"encoder", "decorator", "batching"},
-    {"models", "snapshot", "upstream", "lookup", "delegate"},
+    {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
+    | {"tuning", "token_batches", "online"},
     {"store"},
     {"memory", "backends", "claims", "faults"},
-    {"fingerprint", "plain", "keys", "stats", "locks", "errors"},
+    {"fingerprint", "plain", "keys", "stats", "machine", "locks", "errors"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

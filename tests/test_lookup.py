@@ -21,7 +21,7 @@ def vectors(texts: list[str]) -> np.ndarray:
 
 @pytest.fixture
 def look_up(store: EmbeddingStore) -> Callable[[list[str]], Lookup]:
-    return lambda texts: Lookup(store, MODEL, texts)
+    return lambda texts: Lookup.find(store, MODEL, texts)
 
 
 class TestMissing:

@@ -1,0 +1,157 @@
+"""One call of an encoder: what it was asked, and what has been found out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from embstore import upstream
+from embstore.token_batches import UPSTREAM_BATCH
+from embstore.errors import NamespaceError
+from embstore.fingerprint import ModelProfile
+from embstore.keys import Namespace
+from embstore.lookup import Lookup
+
+BatchSize = int | Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """The arguments of ``SentenceTransformer.encode`` besides the inputs, with their defaults."""
+
+    prompt_name: str | None = None
+    prompt: str | None = None
+    batch_size: BatchSize = "auto"
+    show_progress_bar: bool | None = None
+    output_value: Literal["sentence_embedding", "token_embeddings"] | None = "sentence_embedding"
+    precision: Literal["float32", "int8", "uint8", "binary", "ubinary"] | None = "float32"
+    convert_to_numpy: bool = True
+    convert_to_tensor: bool = False
+    device: Any = None
+    normalize_embeddings: bool = False
+    truncate_dim: int | None = None
+    pool: dict[str, Any] | None = None
+    chunk_size: int | None = None
+    further: dict[str, Any] = field(default_factory=dict)
+    """Those that are the model's own: the task, and what its modules take."""
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Arguments:
+        """From the keyword arguments of a call."""
+        own = cls.__dataclass_fields__.keys() - {"further"}
+        named = {name: value for name, value in given.items() if name in own}
+        return cls(**named, further={name: given[name] for name in given.keys() - own})
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether what is asked for is a vector that belongs to a text."""
+        return (
+            self.output_value == "sentence_embedding"
+            and self.truncate_dim != 0
+            and _is_json(self.further)
+        )
+
+    @property
+    def texts_a_batch(self) -> int:
+        """``batch_size`` where it has to be a number."""
+        return UPSTREAM_BATCH if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def several_devices(self) -> bool:
+        """Whether upstream is to divide the texts among processes."""
+        return self.pool is not None or isinstance(self.device, list)
+
+    def for_model(self) -> dict[str, Any]:
+        """As arguments of ``encode``."""
+        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        further = named.pop("further")
+        return {**named, **further, "batch_size": self.texts_a_batch}
+
+    def for_computing(self, profile: ModelProfile) -> dict[str, Any]:
+        """As arguments of ``encode`` that decide vectors, resolved; and where to compute them.
+
+        Raises:
+            ValueError: upstream's own, if the model has no such prompt.
+            TypeError: upstream's own.
+        """
+        return {
+            "device": self.device,
+            "normalize_embeddings": self.normalize_embeddings,
+            "pool": self.pool,
+            "chunk_size": self.chunk_size,
+            **self.further,
+            "prompt": upstream.resolve_prompt(profile, self.prompt, self.prompt_name),
+            "truncate_dim": upstream.choose_dim(profile, self.truncate_dim),
+        }
+
+
+def _is_json(further: dict[str, Any]) -> bool:
+    if not further:
+        return True
+    try:
+        Namespace("any", extra=further)
+    except NamespaceError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call whose texts have been looked up.
+
+    Attributes:
+        arguments: as given.
+        texts: the n texts.
+        singular: whether one text was given, and not a list.
+        profile: what the model is.
+        namespace: what decides the vectors besides the texts.
+        settings: arguments for computing what is missing.
+        lookup: what was found.
+    """
+
+    arguments: Arguments
+    texts: list[str]
+    singular: bool
+    profile: ModelProfile
+    namespace: Namespace
+    settings: dict[str, Any]
+    lookup: Lookup
+
+
+class Namespaces:
+    """The namespaces of an encoder's calls. Each is made once: its id takes 20 µs."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Namespace] = {}
+
+    def of(
+        self, profile: ModelProfile, settings: Mapping[str, Any], further: Mapping[str, Any]
+    ) -> Namespace:
+        """The namespace of a call.
+
+        Args:
+            profile: what the model is.
+            settings: as :meth:`Arguments.for_computing` gives them.
+            further: arguments that are the model's own.
+        """
+        extra: dict[str, Any] = upstream.numerics()
+        if modules := {name: value for name, value in further.items() if name != "task"}:
+            extra["encode"] = modules
+        fields = {
+            "model_name": profile.name,
+            "fingerprint": profile.fingerprint,
+            "normalize": bool(settings["normalize_embeddings"]),
+            "prompt": settings["prompt"] or None,
+            "task": further.get("task"),
+            "truncate_dim": settings["truncate_dim"],
+            "max_seq_length": profile.max_seq_length,
+            "dtype": profile.dtype,
+            "extra": extra,
+        }
+        name = repr(fields)
+        if name not in self._made:
+            if len(self._made) > 1000:
+                self._made.clear()
+            self._made[name] = Namespace(**fields)
+        return self._made[name]

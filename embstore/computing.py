@@ -1,0 +1,72 @@
+"""Computing what is missing, and keeping it, chunk by chunk."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from embstore.token_batches import BatchLimit
+from embstore.call import Call
+from embstore.lookup import Lookup
+from embstore.models import FunctionModel, Model
+from embstore.store import EmbeddingStore
+from embstore.tuning import Place, Plan, TunedPlan, Tuner
+
+_POOL_CHUNK_TEXTS = 8192
+"""Texts between two commits when several processes compute: each chunk has to keep all busy."""
+
+
+class Computer:
+    """Computes with a model, in batches that suit it, and commits as it goes.
+
+    Args:
+        model: computes.
+        store: keeps vectors, and what is learnt of the model's best batches.
+    """
+
+    def __init__(self, model: Model, store: EmbeddingStore) -> None:
+        self._model = model
+        self._tuner = Tuner(store)
+
+    def compute(self, call: Call, lookup: Lookup, texts: list[str], show: bool = False) -> None:
+        """Compute and commit chunk by chunk, longest texts first.
+
+        Sorted over the whole call, as upstream does within each of its calls: batches are then of
+        like lengths, and the estimate of the time left errs on the safe side.
+        """
+        missing = sorted(lookup.missing, key=lambda position: -len(texts[position]))
+        plan = self._plan(call, missing, texts)
+        with _progress(len(texts), len(texts) - len(missing), show) as bar:
+            for chunk, limit in plan:
+                began = time.perf_counter()
+                output = self._model.compute(
+                    [texts[position] for position in chunk], limit, **call.settings
+                )
+                seconds = time.perf_counter() - began
+                plan.took(seconds)
+                lookup.complete(chunk, output, seconds)
+                bar.update(len(chunk))
+
+    def _plan(self, call: Call, missing: list[int], texts: list[str]) -> Plan:
+        how = call.arguments
+        fixed = BatchLimit(how.texts_a_batch, "texts")
+        if how.several_devices:
+            return Plan(missing, fixed, _POOL_CHUNK_TEXTS)
+        if not missing or how.batch_size != "auto" or isinstance(self._model, FunctionModel):
+            return Plan(missing, fixed)
+        place = Place.of(self._model.load(), call.profile, how.device)
+        return TunedPlan(self._tuner, place, missing, texts)
+
+
+def _progress(total: int, hits: int, show: bool) -> Any:
+    """A bar that counts texts and says how many were there already."""
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total,
+        initial=hits,
+        desc="Texts",
+        unit="text",
+        disable=not show,
+        postfix={"hits": f"{hits:,}"},
+    )

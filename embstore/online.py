@@ -1,0 +1,216 @@
+"""Online batching: requests that come one by one are computed together.
+
+Who embeds one text at a time (a web handler, a chat) gets a model's throughput of batches: a text
+waits a few milliseconds for others, and as long as the model is busy they gather by themselves.
+Several requests for one text wait for the same computation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from embstore.backends.rows import Array
+
+Group = TypeVar("Group", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class OnlineBatching:
+    """How concurrent requests are gathered.
+
+    Attributes:
+        max_batch: most texts computed together.
+        max_wait_ms: milliseconds that a text waits for others while the model is idle. 0 gathers
+            only what comes while it is busy.
+        max_queue: texts that may wait; a request that finds no room waits until there is some, and
+            holds back whoever awaits it.
+        concurrency: batches computed at the same time. More than 1 is for remote models.
+
+    Raises:
+        ValueError: for a number that makes no sense.
+    """
+
+    max_batch: int = 64
+    max_wait_ms: float = 2.0
+    max_queue: int = 4096
+    concurrency: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_queue", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.max_wait_ms < float("inf"):
+            raise ValueError(f"max_wait_ms must be 0 or more, not {self.max_wait_ms}")
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A text that is to be computed: since when, for how many, and what it came to."""
+
+    digest: bytes
+    text: str
+    since: float
+    future: asyncio.Future[Any]
+    waiters: int = 0
+
+
+Compute = Callable[[Group, list[str], list[bytes]], Awaitable[Array]]
+"""Makes the vectors, (n, dim), of n texts of a group; given are also the texts' digests."""
+
+
+class Gatherers(Generic[Group]):
+    """A :class:`Gatherer` for each event loop that asks for one.
+
+    Args:
+        compute: makes the vectors.
+        limits: how requests are gathered.
+    """
+
+    def __init__(self, compute: Compute[Group], limits: OnlineBatching) -> None:
+        self._compute = compute
+        self._limits = limits
+        self._by_loop: dict[asyncio.AbstractEventLoop, Gatherer[Group]] = {}
+
+    def here(self) -> Gatherer[Group]:
+        """That of the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._by_loop.get(loop)
+        if found is None:
+            for other in [each for each in list(self._by_loop) if each.is_closed()]:
+                self._by_loop.pop(other, None)
+            found = self._by_loop[loop] = Gatherer(self._compute, self._limits)
+        return found
+
+
+class Gatherer(Generic[Group]):
+    """Gathers the texts of concurrent requests into batches, in one event loop.
+
+    Args:
+        compute: makes the vectors.
+        limits: how requests are gathered.
+    """
+
+    def __init__(self, compute: Compute[Group], limits: OnlineBatching) -> None:
+        self._compute = compute
+        self._limits = limits
+        self._entries: dict[tuple[Group, bytes], _Entry] = {}
+        self._queues: dict[Group, dict[bytes, _Entry]] = {}
+        self._filled: dict[Group, asyncio.Event] = {}
+        self._room = asyncio.Semaphore(limits.max_queue)
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._tasks: set[asyncio.Task[None]] = set()
+        """The running ones; asyncio itself keeps no reference to them."""
+
+    async def request(self, group: Group, texts: Mapping[bytes, str]) -> tuple[list[Any], int]:
+        """The vectors of texts, by whichever batches they come.
+
+        Args:
+            group: what else decides the vectors: only texts of one group are computed together.
+            texts: by digest.
+
+        Returns:
+            A vector (dim,) for each text, and how many of these another request had asked for.
+
+        Raises:
+            Exception: what ``compute`` raised for the batch that a text was in.
+        """
+        entries: list[_Entry] = []
+        shared = 0
+        try:
+            for digest, text in texts.items():
+                entry = self._entries.get((group, digest))
+                if entry is None:
+                    await self._room.acquire()
+                    entry = self._entries.get((group, digest))  # while there was no room
+                    if entry is None:
+                        entry = self._enqueue(group, digest, text)
+                    else:
+                        self._room.release()
+                        shared += 1
+                else:
+                    shared += 1
+                entry.waiters += 1
+                entries.append(entry)
+            # Unlike gather(), wait() leaves futures alone when it is cancelled: others wait too.
+            await asyncio.wait([entry.future for entry in entries])
+            return [entry.future.result() for entry in entries], shared
+        finally:
+            for entry in entries:
+                entry.waiters -= 1
+                if not entry.waiters:
+                    self._abandon(group, entry)
+
+    def _enqueue(self, group: Group, digest: bytes, text: str) -> _Entry:
+        loop = asyncio.get_running_loop()
+        entry = _Entry(digest, text, loop.time(), loop.create_future())
+        self._entries[group, digest] = entry
+        queue = self._queues.get(group)
+        if queue is None:
+            queue = self._queues[group] = {}
+            self._filled[group] = asyncio.Event()
+            self._start(self._serve(group))
+        queue[digest] = entry
+        if len(queue) >= self._limits.max_batch:
+            self._filled[group].set()
+        return entry
+
+    def _abandon(self, group: Group, entry: _Entry) -> None:
+        """Nobody waits any more: do not compute it, unless that has begun."""
+        if self._queues.get(group, {}).pop(entry.digest, None) is not None:
+            del self._entries[group, entry.digest]
+            self._room.release()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, group: Group) -> None:
+        """Make batches of a group's queue until it is empty."""
+        queue, filled = self._queues[group], self._filled[group]
+        while queue:
+            oldest = next(iter(queue.values())).since
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(oldest + self._limits.max_wait_ms / 1000):
+                    await filled.wait()
+            await self._slots.acquire()
+            # Taken only now, with all that came while no slot was free.
+            batch = [queue.pop(digest) for digest in list(queue)[: self._limits.max_batch]]
+            for _ in batch:
+                self._room.release()
+            if len(queue) < self._limits.max_batch:
+                filled.clear()
+            self._start(self._run(group, batch))
+        del self._queues[group], self._filled[group]
+
+    async def _run(self, group: Group, batch: list[_Entry]) -> None:
+        try:
+            if batch:
+                await self._answer(group, batch)
+        finally:
+            self._slots.release()
+            for entry in batch:
+                del self._entries[group, entry.digest]
+                entry.future.cancel()  # does nothing to one that is done
+
+    async def _answer(self, group: Group, batch: list[_Entry]) -> None:
+        """Compute a batch. Should a text be at fault, only those who asked for it are told."""
+        texts = [entry.text for entry in batch]
+        try:
+            vectors = await self._compute(group, texts, [entry.digest for entry in batch])
+        except Exception as error:
+            if isinstance(error, (TypeError, ValueError)) and len(batch) > 1:
+                half = len(batch) // 2
+                await self._answer(group, batch[:half])
+                await self._answer(group, batch[half:])
+                return
+            for entry in batch:
+                entry.future.set_exception(error)
+                entry.future.exception()  # seen: whoever asked may have gone meanwhile
+        else:
+            for entry, vector in zip(batch, vectors, strict=True):
+                entry.future.set_result(vector)

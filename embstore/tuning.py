@@ -1,0 +1,267 @@
+"""The batches that a model computes fastest here: found on a user's own misses, then known.
+
+The trials are the user's work: what they compute is stored and returned. What they can cost is the
+time by which the sizes that lose are slower, on the small share of the texts they are tried on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from embstore import machine
+from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
+from embstore.fingerprint import ModelProfile
+from embstore.keys import canonical_json
+from embstore.store import EmbeddingStore
+
+CHUNK_TEXTS = 256
+"""Texts computed between two commits: what a crash can cost."""
+
+_ROUNDS = 3
+_SHARE = 4
+"""At most every fourth text of a call is for trials; a call with too few for that has none."""
+_CLEARLY_BETTER = 1.03
+"""Another size is preferred only if it is faster by more than such measurements are off."""
+_CLEARLY_WORSE = 0.85
+"""A size is tried no further once a round shows it that slow."""
+
+Unit = Literal["tokens", "texts"]
+Chunk = tuple[list[int], BatchLimit]
+"""Positions of texts to compute before the next commit, and how they are cut into batches."""
+
+_START = {"cpu": 2048, "other": 8192, "texts": 256}
+"""Where the search begins. Padded tokens: on 2 cores 512 to 4,096 are within a tenth of each other,
+and accelerators want more. Texts: for models without tokens, which are much faster."""
+_LEAST = {"tokens": 256, "texts": 16}
+_MOST_TEXTS = 4096
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is known of a model on a device of a machine.
+
+    Attributes:
+        size: what a batch holds, tokens or texts.
+        settled: whether neither half nor twice as much was faster.
+    """
+
+    size: int
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model on a device of a machine: what a size is tuned for.
+
+    Attributes:
+        key: names it in a store.
+        unit: of its sizes.
+        start: the size before anything is known.
+        most: the largest size to try: no batch needs more memory than upstream's default would.
+        longest: tokens after which a text is cut.
+    """
+
+    key: bytes
+    unit: Unit
+    start: int
+    most: int
+    longest: int
+
+    @classmethod
+    def of(cls, model: Any, profile: ModelProfile, device: str | None) -> Place:
+        """Where a SentenceTransformer computes.
+
+        Args:
+            model: the SentenceTransformer.
+            profile: its profile.
+            device: as given to ``encode``; None is the model's own.
+        """
+        where = str(model.device if device is None else device)
+        # What cuts no text (static embeddings, bags of words) computes nothing token by token.
+        unit: Unit = "texts" if profile.max_seq_length is None else "tokens"
+        longest = profile.max_seq_length or 10**9
+        most = UPSTREAM_BATCH * longest if unit == "tokens" else _MOST_TEXTS
+        described = [
+            "batches",
+            unit,
+            profile.fingerprint,
+            profile.dtype,
+            machine.accelerator(where),
+            machine.threads() if where == "cpu" else None,
+        ]
+        kind = unit if unit == "texts" else "cpu" if where == "cpu" else "other"
+        return cls(
+            key=hashlib.blake2b(canonical_json(described), digest_size=16).digest(),
+            unit=unit,
+            start=min(_START[kind], most),
+            most=most,
+            longest=longest,
+        )
+
+
+class Tuner:
+    """Remembers sizes: in this process, and in the store for all others."""
+
+    def __init__(self, store: EmbeddingStore) -> None:
+        self._store = store
+        self._settled: dict[bytes, Tuned] = {}
+
+    def recall(self, place: Place) -> Tuned:
+        """What is known of a place; where nothing is, its start."""
+        if place.key in self._settled:
+            return self._settled[place.key]
+        found = self._store.get_identity(place.key) or {}
+        size, settled = found.get("size"), found.get("settled") is True
+        if not isinstance(size, int) or not _LEAST[place.unit] <= size <= place.most:
+            return Tuned(place.start, settled=False)
+        tuned = Tuned(size, settled)
+        if settled:
+            self._settled[place.key] = tuned
+        return tuned
+
+    def record(self, place: Place, tuned: Tuned, speeds: dict[int, float]) -> None:
+        """Remember what trials have shown.
+
+        Args:
+            place: where.
+            tuned: what they ended in.
+            speeds: of each size tried, relative to the one known before.
+        """
+        if tuned.settled:
+            self._settled[place.key] = tuned
+        self._store.put_identity(
+            place.key,
+            {
+                "size": tuned.size,
+                "unit": place.unit,
+                "settled": tuned.settled,
+                "speeds": {str(size): round(speed, 3) for size, speed in speeds.items()},
+            },
+        )
+
+
+class Plan:
+    """The chunks of one call, in which order, and how each is to be cut into batches.
+
+    Iterate over it, compute each chunk before the next is taken, and say what it :meth:`took`.
+
+    Args:
+        positions: of the texts to compute, longest first.
+        limit: of their batches.
+        texts: how many to compute between two commits, about: always whole batches, so that cutting
+            a call into chunks leaves upstream's batches as they are.
+    """
+
+    def __init__(self, positions: list[int], limit: BatchLimit, texts: int = CHUNK_TEXTS) -> None:
+        self._positions = positions
+        self._limit = limit
+        self._texts_a_chunk = texts
+        self._seconds = 0.0
+
+    def took(self, seconds: float) -> None:
+        """The time that computing the last chunk took."""
+        self._seconds = seconds
+
+    def __iter__(self) -> Iterator[Chunk]:
+        size = self._limit.size
+        # How many texts some tokens are is not known, but few have less than eight.
+        batch = size if self._limit.unit == "texts" else max(1, size // 8)
+        step = batch * max(1, self._texts_a_chunk // batch)
+        for start in range(0, len(self._positions), step):
+            yield self._positions[start : start + step], self._limit
+
+
+class TunedPlan(Plan):
+    """A plan whose limit is the one known for a place; where it is not, trials come first.
+
+    Args:
+        tuner: remembers.
+        place: where the model computes.
+        positions: of the texts to compute, longest first.
+        texts: all texts of the call.
+    """
+
+    def __init__(
+        self, tuner: Tuner, place: Place, positions: list[int], texts: Sequence[str]
+    ) -> None:
+        self._tuned = tuner.recall(place)
+        super().__init__(positions, BatchLimit(self._tuned.size, place.unit))
+        self._tuner = tuner
+        self._place = place
+        self._texts = texts
+
+    def __iter__(self) -> Iterator[Chunk]:
+        tuned = self._tuned
+        while not tuned.settled:
+            sizes = self._candidates(tuned.size)
+            parts = self._deal(1 + _ROUNDS * len(sizes), 2 * max(sizes))
+            if not parts:
+                break
+            speeds = yield from self._try(sizes, tuned.size, parts)
+            best = max(speeds, key=speeds.__getitem__)
+            better = speeds[best] > _CLEARLY_BETTER
+            tuned = Tuned(best if better else tuned.size, settled=not better)
+            self._tuner.record(self._place, tuned, speeds)
+            self._limit = BatchLimit(tuned.size, self._place.unit)
+        yield from super().__iter__()
+
+    def _candidates(self, size: int) -> list[int]:
+        """Half as much, as much, and twice as much, within bounds."""
+        least, most = _LEAST[self._place.unit], self._place.most
+        near = (size // 2, size, size * 2)
+        return [each for each in near if each == size or least <= each <= most]
+
+    def _deal(self, count: int, amount: int) -> list[list[int]]:
+        """``count`` parts of the texts, each of ``amount`` tokens (or texts), of all lengths alike.
+
+        None, if together they were more than one in ``_SHARE`` of the texts.
+        """
+        tokens = self._place.unit == "tokens"
+        there = self._tokens(self._positions) if tokens else len(self._positions)
+        every = int(there // (count * amount))
+        if every < _SHARE:
+            return []
+        sample = self._positions[::every]
+        return [sample[number::count] for number in range(count)]
+
+    def _tokens(self, positions: list[int]) -> float:
+        """About how many tokens these texts have: one for each four characters, and two more."""
+        longest = self._place.longest
+        return sum(min(len(self._texts[position]) / 4 + 2, longest) for position in positions)
+
+    def _try(
+        self, sizes: list[int], known: int, parts: list[list[int]]
+    ) -> Generator[Chunk, None, dict[int, float]]:
+        """Compute parts in batches of each of the sizes in turn.
+
+        Returns:
+            The speed of each size relative to that of the size ``known`` before.
+        """
+        unit = self._place.unit
+        used = {*parts[-1]}
+        # Not timed: memory touched for the first time is dear.
+        yield parts.pop(), BatchLimit(known, unit)
+        paces: dict[int, list[float]] = {size: [] for size in sizes}
+        for number in range(_ROUNDS):
+            for size in [*sizes[number:], *sizes[:number]]:
+                part = parts.pop()
+                used.update(part)
+                yield part, BatchLimit(size, unit)
+                paces[size].append(self._seconds / self._tokens(part))
+            quickest = min(paces[size][-1] for size in sizes)
+            sizes = [
+                size
+                for size in sizes
+                if size == known or paces[size][-1] * _CLEARLY_WORSE < quickest
+            ]
+        self._positions = [position for position in self._positions if position not in used]
+        return {
+            size: statistics.median(
+                known_pace / pace for known_pace, pace in zip(paces[known], taken, strict=False)
+            )
+            for size, taken in paces.items()
+        }

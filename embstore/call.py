@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embstore import upstream
-from embstore.token_batches import UPSTREAM_BATCH
 from embstore.errors import NamespaceError
 from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
+from embstore.token_batches import UPSTREAM_BATCH
 
 BatchSize = int | Literal["auto"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from embstore.token_batches import BatchLimit
 from embstore.call import Call
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, Model
 from embstore.store import EmbeddingStore
+from embstore.token_batches import BatchLimit
 from embstore.tuning import Place, Plan, TunedPlan, Tuner
 
 _POOL_CHUNK_TEXTS = 8192

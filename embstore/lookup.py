@@ -102,7 +102,10 @@ class Lookup:
         vectors = as_vectors(output, len(positions), self._namespace.model_name)
         self._fill(positions, vectors)
         digests = [self._digests[position] for position in positions]
-        self._store.keep(self._namespace, digests, vectors, seconds)
+        try:
+            self._store.keep(self._namespace, digests, vectors, seconds)
+        except NamespaceError as error:  # other vectors are stored that were not looked up here
+            raise ModelOutputError(str(error), model_name=self._namespace.model_name) from error
         self._store.count(encode_seconds=seconds)
 
     async def complete_together(self, gatherer: Gatherer[Group], group: Group) -> None:

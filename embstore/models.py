@@ -14,10 +14,10 @@ import numpy as np
 
 from embstore import fingerprint, locks, snapshot
 from embstore.backends.rows import Array
-from embstore.token_batches import UPSTREAM_BATCH, BatchLimit, encode_by_tokens
 from embstore.fingerprint import ModelProfile
 from embstore.lookup import as_vectors
 from embstore.store import EmbeddingStore
+from embstore.token_batches import UPSTREAM_BATCH, BatchLimit, encode_by_tokens
 
 
 class Model(Protocol):
@@ -108,6 +108,7 @@ class LoadedModel:
             # Watched first: what changes while the fingerprint is taken is noticed next time.
             watch = fingerprint.Watch(self._model)
             taken = self._taken = (watch, fingerprint.fingerprint(self._model))
+            self._countable = True
         return fingerprint.profile(self._model, taken[1], self._name)
 
     def refresh(self) -> None:
@@ -120,9 +121,15 @@ class LoadedModel:
 
     def compute(self, texts: list[str], limit: BatchLimit, **settings: Any) -> Any:
         """``SentenceTransformer.encode``."""
+        size = limit.size
         if limit.unit == "tokens":
-            return encode_by_tokens(self._model, texts, limit.size, settings)
-        return self._model.encode(texts, batch_size=limit.size, show_progress_bar=False, **settings)
+            if self._countable:
+                vectors = encode_by_tokens(self._model, texts, size, settings)
+                if vectors is not None:
+                    return vectors
+                self._countable = False  # so that no other chunk is tokenized in vain
+            size = UPSTREAM_BATCH
+        return self._model.encode(texts, batch_size=size, show_progress_bar=False, **settings)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self._model, "name": self._name, "version": self._version}

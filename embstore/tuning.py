@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embstore import machine
-from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
 from embstore.fingerprint import ModelProfile
 from embstore.keys import canonical_json
 from embstore.store import EmbeddingStore
+from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
 
 CHUNK_TEXTS = 256
 """Texts computed between two commits: what a crash can cost."""
@@ -198,7 +198,7 @@ class TunedPlan(Plan):
         tuned = self._tuned
         while not tuned.settled:
             sizes = self._candidates(tuned.size)
-            parts = self._deal(1 + _ROUNDS * len(sizes), 2 * max(sizes))
+            parts = self._deal(1 + _ROUNDS * len(sizes), max(sizes))
             if not parts:
                 break
             speeds = yield from self._try(sizes, tuned.size, parts)

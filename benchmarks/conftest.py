@@ -19,6 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.corpus import NAMESPACE, Stored, fill
 from benchmarks.race import LINES, Race, as_markdown
+from embstore import machine
 
 
 @pytest.fixture
@@ -100,21 +101,13 @@ def environment() -> list[str]:
     disk = _file_system(Path(tempfile.gettempdir()))
     system = f"{platform.system()} {platform.release()}"
     python = f"{platform.python_implementation()} {platform.python_version()}"
+    cpu = f"{machine.processor()}, {os.cpu_count()} cores"
     return [
-        f"machine: {_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {disk} on disk",
+        f"machine: {cpu}, {memory:.0f} GiB of memory, {disk} on disk",
         f"system: {system}, {python}, SQLite {sqlite3.sqlite_version}",
         f"libraries: {libraries}",
         f"load now: {os.getloadavg()[0]:.1f}, OMP_NUM_THREADS {threads}",
     ]
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _file_system(path: Path) -> str:

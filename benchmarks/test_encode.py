@@ -19,22 +19,23 @@ from embstore.batching.corpus import stdlib_paragraphs
 
 WARM = 10_000
 SINGLES = 300
-COLD = 128
-"""Texts that the model embeds in a round: some tenths of a second."""
+COLD = 512
+"""Texts that the model embeds in a round: some seconds."""
+REPEATS = 128
 
 
-def numbered() -> Iterator[list[str]]:
+def numbered(count: int) -> Iterator[list[str]]:
     """Sentences of nearly one length, none twice."""
-    for first in itertools.count(0, COLD):
-        yield [sentence(number) for number in range(first, first + COLD)]
+    for first in itertools.count(0, count):
+        yield [sentence(number) for number in range(first, first + count)]
 
 
-def paragraphs() -> Iterator[list[str]]:
+def paragraphs(count: int) -> Iterator[list[str]]:
     """The standard library's docstring paragraphs in random order, none twice: of all lengths."""
     texts = sorted(set(stdlib_paragraphs()))
     random.Random(0).shuffle(texts)
-    for first in range(0, len(texts), COLD):
-        yield texts[first : first + COLD]
+    for first in range(0, len(texts), count):
+        yield texts[first : first + count]
 
 
 def test_warm_batch(race: Race, folder: Path, model: Any) -> None:
@@ -70,7 +71,10 @@ def test_warm_single(race: Race, folder: Path, model: Any) -> None:
 
 @pytest.mark.parametrize(
     "texts, kind, bar",
-    [(numbered(), "sentences of one length", 1.01), (paragraphs(), "paragraphs, mixed", 0.8)],
+    [
+        (numbered(COLD), "sentences of one length", 1.02),
+        (paragraphs(COLD), "paragraphs, mixed", 0.8),
+    ],
     ids=["sentences", "paragraphs"],
 )
 def test_cold(
@@ -82,7 +86,7 @@ def test_cold(
         result = race(
             {"model": model.encode, "embstore": encoder.encode},
             items=COLD,
-            rounds=9,
+            rounds=7,
             warmup=1,
             inputs=((part,) for part in texts),
         )
@@ -92,12 +96,12 @@ def test_cold(
 
 def test_repeats(race: Race, folder: Path, model: Any) -> None:
     """Part of the texts of a call are new, the others repeat them."""
-    parts = numbered()
+    parts = numbered(REPEATS)
 
     def encode(share: float) -> Callable[[], object]:
         def call() -> object:
-            new = next(parts)[: round(COLD * share)]
-            return encoder.encode((new * COLD)[:COLD])
+            new = next(parts)[: round(REPEATS * share)]
+            return encoder.encode((new * REPEATS)[:REPEATS])
 
         return call
 
@@ -106,7 +110,7 @@ def test_repeats(race: Race, folder: Path, model: Any) -> None:
         sides = {"all new": 1.0, "embstore": 0.5, "a quarter": 0.25, "a tenth": 0.1}
         result = race(
             {name: encode(share) for name, share in sides.items()},
-            items=COLD,
+            items=REPEATS,
             rounds=5,
             warmup=1,
         )

@@ -119,6 +119,29 @@ class Call:
     lookup: Lookup
 
 
+@dataclass(frozen=True)
+class Group:
+    """Calls whose texts may be computed together: those whose vectors mean the same thing.
+
+    Attributes:
+        namespace: its id.
+        batch_size: as given.
+        device: as given.
+        call: the first of them.
+    """
+
+    namespace: bytes
+    batch_size: BatchSize
+    device: str
+    call: Call = field(compare=False)
+
+    @classmethod
+    def of(cls, call: Call) -> Group:
+        """That of a call."""
+        how = call.arguments
+        return cls(call.namespace.id, how.batch_size, str(how.device), call)
+
+
 class Namespaces:
     """The namespaces of an encoder's calls. Each is made once: its id takes 20 µs."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
-from embstore.call import Call
+from embstore.backends.rows import Array
+from embstore.call import Call, Group
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, Model
 from embstore.store import EmbeddingStore
@@ -14,6 +16,10 @@ from embstore.tuning import Place, Plan, TunedPlan, Tuner
 
 _POOL_CHUNK_TEXTS = 8192
 """Texts between two commits when several processes compute: each chunk has to keep all busy."""
+
+
+class ModelChangedError(Exception):
+    """The model has been changed since a call's texts were looked up: look again."""
 
 
 class Computer:
@@ -26,6 +32,7 @@ class Computer:
 
     def __init__(self, model: Model, store: EmbeddingStore) -> None:
         self._model = model
+        self._store = store
         self._tuner = Tuner(store)
 
     def compute(self, call: Call, lookup: Lookup, texts: list[str], show: bool = False) -> None:
@@ -46,6 +53,22 @@ class Computer:
                 plan.took(seconds)
                 lookup.complete(chunk, output, seconds)
                 bar.update(len(chunk))
+
+    async def compute_together(self, group: Group, texts: list[str], digests: list[bytes]) -> Array:
+        """Compute and commit texts of several calls, in a thread.
+
+        Raises:
+            ModelChangedError: if the model is no longer what it was when they were looked up.
+        """
+
+        def compute() -> Array:
+            if self._model.profile() != group.call.profile:
+                raise ModelChangedError
+            lookup = Lookup.absent(self._store, group.call.namespace, texts, digests)
+            self.compute(group.call, lookup, texts)
+            return lookup.vectors()
+
+        return await asyncio.to_thread(compute)
 
     def _plan(self, call: Call, missing: list[int], texts: list[str]) -> Plan:
         how = call.arguments

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embstore import upstream
-from embstore.backends.rows import Array
-from embstore.call import Arguments, BatchSize, Call, Namespaces
-from embstore.computing import Computer
+from embstore.call import Arguments, BatchSize, Call, Group, Namespaces
+from embstore.computing import Computer, ModelChangedError
 from embstore.delegate import Delegate
 from embstore.errors import CacheMissError
 from embstore.fingerprint import ModelProfile
@@ -22,25 +20,8 @@ from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 
 _ONLINE = OnlineBatching()
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Calls whose texts may be computed together: those whose vectors mean the same thing."""
-
-    namespace: bytes
-    batch_size: BatchSize
-    device: str
-    call: Call = field(compare=False)
-
-    @classmethod
-    def of(cls, call: Call) -> _Group:
-        how = call.arguments
-        return cls(call.namespace.id, how.batch_size, str(how.device), call)
-
-
-class _ModelChangedError(Exception):
-    """The model has been changed since its texts were looked up: look again."""
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""For each task the names of the prompts that upstream looks for, the first that there is."""
 
 
 class CachedEncoder(Delegate):
@@ -112,7 +93,7 @@ class CachedEncoder(Delegate):
     store: EmbeddingStore
     _namespaces: Namespaces
     _computer: Computer
-    _gatherers: Gatherers[_Group]
+    _gatherers: Gatherers[Group]
 
     # --- encoding -------------------------------------------------------------------------------
 
@@ -188,37 +169,40 @@ class CachedEncoder(Delegate):
             self._computer.compute(call, call.lookup, call.texts, show)
         return self._finish(call)
 
-    def encode_query(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """:meth:`encode` for queries: with the model's "query" prompt, and task "query"."""
-        return self._encode_for(("query",), "query", inputs, *args, **kwargs)
-
-    def encode_document(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """:meth:`encode` for documents: with the model's first prompt of "document", "passage" and
-        "corpus", and task "document"."""
-        return self._encode_for(
-            ("document", "passage", "corpus"), "document", inputs, *args, **kwargs
-        )
-
-    def _encode_for(
+    def encode_query(
         self,
-        prompt_names: tuple[str, ...],
-        task: str,
-        inputs: Any,
+        inputs: Any = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if prompt_name is None and prompt is None:
-            prompts = self._model.profile().prompts
-            prompt_name = next((name for name in prompt_names if name in prompts), None)
-        if "task" in kwargs:
-            raise TypeError("encode() got multiple values for keyword argument 'task'")
-        return self.encode(inputs, prompt_name, prompt, *args, task=task, **kwargs)
+        """:meth:`encode` for queries: with the model's "query" prompt, and task "query"."""
+        prompt_name = self._prompt_for("query", prompt_name, prompt)
+        return self.encode(inputs, prompt_name, prompt, *args, task="query", **kwargs)
+
+    def encode_document(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """:meth:`encode` for documents: with the model's first prompt of "document", "passage" and
+        "corpus", and task "document"."""
+        prompt_name = self._prompt_for("document", prompt_name, prompt)
+        return self.encode(inputs, prompt_name, prompt, *args, task="document", **kwargs)
 
     for _method in (encode_query, encode_document):
         _method.__signature__ = inspect.signature(encode)  # type: ignore[attr-defined]
     del _method
+
+    def _prompt_for(self, task: str, prompt_name: str | None, prompt: str | None) -> str | None:
+        if prompt_name is not None or prompt is not None:
+            return prompt_name
+        prompts = self._model.profile().prompts
+        return next((name for name in _PROMPTS[task] if name in prompts), None)
 
     async def aencode(self, inputs: Any, **arguments: Any) -> Any:
         """:meth:`encode`, from an event loop, together with others.
@@ -244,22 +228,31 @@ class CachedEncoder(Delegate):
                 await asyncio.to_thread(self._computer.compute, call, call.lookup, call.texts)
             else:
                 try:
-                    await call.lookup.complete_together(self._gatherers.here(), _Group.of(call))
-                except _ModelChangedError:
+                    await call.lookup.complete_together(self._gatherers.here(), Group.of(call))
+                except ModelChangedError:
                     continue
             return self._finish(call)
 
-    async def _compute_together(
-        self, group: _Group, texts: list[str], digests: list[bytes]
-    ) -> Array:
-        def compute() -> Array:
-            if self._model.profile() != group.call.profile:
-                raise _ModelChangedError
-            lookup = Lookup.absent(self.store, group.call.namespace, texts, digests)
-            self._computer.compute(group.call, lookup, texts)
-            return lookup.vectors()
+    async def aencode_query(self, inputs: Any, **arguments: Any) -> Any:
+        """:meth:`aencode` for queries; see :meth:`encode_query`."""
+        return await self._aencode_for("query", inputs, **arguments)
 
-        return await asyncio.to_thread(compute)
+    async def aencode_document(self, inputs: Any, **arguments: Any) -> Any:
+        """:meth:`aencode` for documents; see :meth:`encode_document`."""
+        return await self._aencode_for("document", inputs, **arguments)
+
+    async def _aencode_for(
+        self,
+        task: str,
+        inputs: Any,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        **arguments: Any,
+    ) -> Any:
+        prompt_name = await asyncio.to_thread(self._prompt_for, task, prompt_name, prompt)
+        return await self.aencode(
+            inputs, prompt_name=prompt_name, prompt=prompt, task=task, **arguments
+        )
 
     # --- the steps of encode --------------------------------------------------------------------
 
@@ -370,10 +363,11 @@ class CachedEncoder(Delegate):
 
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
+        computer = Computer(self._model, self.store)
         return {
             "_namespaces": Namespaces(),
-            "_computer": Computer(self._model, self.store),
-            "_gatherers": Gatherers(self._compute_together, self._online),
+            "_computer": computer,
+            "_gatherers": Gatherers(computer.compute_together, self._online),
         }
 
     def __repr__(self) -> str:

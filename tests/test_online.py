@@ -412,3 +412,20 @@ class TestEncoder:
         assert np.abs(found - own_minilm.encode("a text")).max() < 1e-6
         assert not store.get_many(before, ["a text"])[1].any()
         assert store.get_many(encoder.namespace(), ["a text"])[1].all()
+
+    def test_queries_and_documents(self, own_minilm: Any, store: EmbeddingStore) -> None:
+        own_minilm.prompts = {"query": "query: ", "passage": "passage: "}
+        encoder = CachedEncoder(own_minilm, store)
+
+        async def main() -> list[Any]:
+            return await asyncio.gather(
+                encoder.aencode_query("a text"),
+                encoder.aencode_document(["a text"]),
+                encoder.aencode_query("a text", prompt="other: "),
+            )
+
+        query, documents, other = asyncio.run(main())
+        assert np.abs(query - own_minilm.encode_query("a text")).max() < 1e-6
+        assert np.abs(documents - own_minilm.encode_document(["a text"])).max() < 1e-6
+        assert np.abs(other - own_minilm.encode("a text", prompt="other: ")).max() < 1e-6
+        assert encoder.stats().misses == 3

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import sys
 from pathlib import Path
 
 
+@functools.cache
 def processor() -> str:
     """The name of the CPU, as its maker calls it where the system tells."""
     info = Path("/proc/cpuinfo")

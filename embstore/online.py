@@ -160,8 +160,10 @@ class Gatherer(Generic[Group]):
 
     def _abandon(self, group: Group, entry: _Entry) -> None:
         """Nobody waits any more: do not compute it, unless that has begun."""
-        if self._queues.get(group, {}).pop(entry.digest, None) is not None:
-            del self._entries[group, entry.digest]
+        queue = self._queues.get(group, {})
+        # The same text may be waiting again: a vector that is not stored (NaN) is asked for anew.
+        if queue.get(entry.digest) is entry:
+            del queue[entry.digest], self._entries[group, entry.digest]
             self._room.release()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

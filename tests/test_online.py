@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embstore import CachedEncoder, EmbeddingStore, ModelOutputError, OnlineBatching, cached
+from embstore.online import Gatherers
 
 DIM = 4
 
@@ -270,6 +271,24 @@ class TestCancelling:
 
         asyncio.run(main())
         assert model.computed == ["first", "second"]
+
+
+def test_a_text_asked_for_again_before_its_first_waiters_wake() -> None:
+    again: list[asyncio.Task[Any]] = []
+
+    async def compute(group: str, texts: list[str], digests: list[bytes]) -> np.ndarray:
+        if not again:
+            again.append(asyncio.create_task(gatherers.here().request("g", {b"d": "text"})))
+        return vectors_of(texts)
+
+    gatherers: Gatherers[str] = Gatherers(compute, OnlineBatching())
+
+    async def main() -> None:
+        async with asyncio.timeout(30):
+            await gatherers.here().request("g", {b"d": "text"})
+            assert np.array_equal((await again[0])[0][0], vectors_of(["text"])[0])
+
+    asyncio.run(main())
 
 
 class TestBackPressure:

@@ -146,13 +146,18 @@ class TestKept:
 
 class TestRealModels:
     def test_static_embeddings_are_tuned_by_texts(
-        self, static: Any, paragraphs: list[str], store: EmbeddingStore
+        self,
+        static: Any,
+        paragraphs: list[str],
+        store: EmbeddingStore,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        texts = [*paragraphs, *(f"text number {number}" for number in range(6000))]
+        monkeypatch.setitem(tuning._START, "texts", 128)  # from 512 it takes twice as many texts
+        texts = paragraphs
         encoder = CachedEncoder(static, store)
         vectors = encoder.encode(texts)
         place = Place.of(static, encoder._model.profile(), None)
-        assert (place.unit, place.start) == ("texts", 256)
+        assert (place.unit, place.start) == ("texts", 128)
         assert store.get_identity(place.key) is not None
         assert encoder.stats().misses == len(set(texts))
         assert np.abs(vectors - static.encode(texts)).max() < 1e-6

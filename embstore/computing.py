@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -10,6 +9,7 @@ from embstore.backends.rows import Array
 from embstore.call import Call, Group
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, Model
+from embstore.online import Threads
 from embstore.store import EmbeddingStore
 from embstore.token_batches import BatchLimit
 from embstore.tuning import Place, Plan, TunedPlan, Tuner
@@ -28,10 +28,12 @@ class Computer:
     Args:
         model: computes.
         store: keeps vectors, and what is learnt of the model's best batches.
+        threads: where texts of several calls are computed.
     """
 
-    def __init__(self, model: Model, store: EmbeddingStore) -> None:
+    def __init__(self, model: Model, store: EmbeddingStore, threads: Threads) -> None:
         self._model = model
+        self._threads = threads
         self._store = store
         self._tuner = Tuner(store)
 
@@ -68,7 +70,7 @@ class Computer:
             self.compute(group.call, lookup, texts)
             return lookup.vectors()
 
-        return await asyncio.to_thread(compute)
+        return await self._threads.run(compute)
 
     def _plan(self, call: Call, missing: list[int], texts: list[str]) -> Plan:
         how = call.arguments

@@ -15,7 +15,7 @@ from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
-from embstore.online import Gatherers, OnlineBatching
+from embstore.online import Gatherers, OnlineBatching, Threads
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 
@@ -93,6 +93,7 @@ class CachedEncoder(Delegate):
     store: EmbeddingStore
     _namespaces: Namespaces
     _computer: Computer
+    _lookups: Threads
     _gatherers: Gatherers[Group]
 
     # --- encoding -------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ class CachedEncoder(Delegate):
         if how.several_devices or upstream.wants_progress(how.show_progress_bar):
             return await asyncio.to_thread(self.encode, inputs, **arguments)
         while True:
-            call = await asyncio.to_thread(self._look_up, inputs, how)
+            call = await self._lookups.run(self._look_up, inputs, how)
             if call is None:
                 return await asyncio.to_thread(self._bypass, inputs, how)
             if len(call.lookup.missing) > self._online.max_batch:
@@ -249,7 +250,7 @@ class CachedEncoder(Delegate):
         prompt: str | None = None,
         **arguments: Any,
     ) -> Any:
-        prompt_name = await asyncio.to_thread(self._prompt_for, task, prompt_name, prompt)
+        prompt_name = await self._lookups.run(self._prompt_for, task, prompt_name, prompt)
         return await self.aencode(
             inputs, prompt_name=prompt_name, prompt=prompt, task=task, **arguments
         )
@@ -363,10 +364,11 @@ class CachedEncoder(Delegate):
 
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
-        computer = Computer(self._model, self.store)
+        computer = Computer(self._model, self.store, Threads(self._online.concurrency))
         return {
             "_namespaces": Namespaces(),
             "_computer": computer,
+            "_lookups": Threads(1),
             "_gatherers": Gatherers(computer.compute_together, self._online),
         }
 

@@ -2,16 +2,18 @@
 
 from embstore.batching.cache_benchmarks import CacheBenchmark, cache_benchmark
 from embstore.batching.hit_rate import HitRates, hit_rates
-from embstore.batching.impact import Impact, impact
+from embstore.batching.impacts import Impact, impact
 from embstore.batching.recommend import Recommendation
 from embstore.batching.sweeps import Sweep, sweep
 
 __all__ = [
     "CacheBenchmark",
     "HitRates",
+    "Impact",
     "Recommendation",
     "Sweep",
     "cache_benchmark",
     "hit_rates",
+    "impact",
     "sweep",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from embstore.batching import cache_benchmark, hit_rates, sweep
-from embstore.batching.impact import impact
+from embstore.batching.impacts import impact
 from embstore.batching.report import write_report
 from embstore.cli import bench_batch_size, bench_cache, bench_result
 from embstore.cli import options as opt

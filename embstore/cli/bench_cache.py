@@ -12,7 +12,7 @@ from embstore.batching import cache_benchmark, figures, hit_rates
 from embstore.batching.cache_benchmarks import notebook_texts
 from embstore.batching.corpus import sample, stdlib_paragraphs
 from embstore.batching.hit_rate import SIZES
-from embstore.batching.impact import impact
+from embstore.batching.impacts import impact
 from embstore.batching.report import write_report
 from embstore.cli import bench_result
 from embstore.cli import options as opt

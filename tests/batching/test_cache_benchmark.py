@@ -13,7 +13,7 @@ import pytest
 from embstore import CachedEncoder
 from embstore.batching import CacheBenchmark, cache_benchmark
 from embstore.batching.cache_benchmarks import notebook_texts
-from embstore.batching.impact import SHARES, WAYS, Impact, impact, repeating
+from embstore.batching.impacts import SHARES, WAYS, Impact, impact, repeating
 from embstore.batching.phases import COLD, NEW_PROCESS, NO_CACHE, PHASES, WARM, WHOLE_PROCESS
 from embstore.errors import EmbstoreError, ModelOutputError
 

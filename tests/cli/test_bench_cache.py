@@ -11,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from embstore.batching import CacheBenchmark, HitRates
-from embstore.batching.impact import Impact
+from embstore.batching.impacts import Impact
 
 Run = Callable[..., Result]
 

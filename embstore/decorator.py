@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from embstore.backends.rows import Array
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
-from embstore.online import Gatherers, OnlineBatching
+from embstore.online import Gatherer, OnlineBatching, PerLoop
 from embstore.store import EmbeddingStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,7 +91,7 @@ def cached(
                 lookup.complete(range(len(texts)), output, time.perf_counter() - began)
                 return lookup.vectors()
 
-            gatherers = Gatherers(compute, limits)
+            gatherers = PerLoop(lambda: Gatherer(compute, limits))
 
             @functools.wraps(function)
             async def asynchronous(texts: Any, **arguments: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 from embstore import upstream
@@ -15,7 +16,7 @@ from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
-from embstore.online import Gatherers, OnlineBatching, Threads
+from embstore.online import Desk, Gatherer, OnlineBatching, PerLoop, Threads
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 
@@ -94,7 +95,8 @@ class CachedEncoder(Delegate):
     _namespaces: Namespaces
     _computer: Computer
     _lookups: Threads
-    _gatherers: Gatherers[Group]
+    _desks: PerLoop[Desk[tuple[Any, Arguments], Call | None]]
+    _gatherers: PerLoop[Gatherer[Group]]
 
     # --- encoding -------------------------------------------------------------------------------
 
@@ -137,15 +139,7 @@ class CachedEncoder(Delegate):
             ModelOutputError: if a function returns something that is not a vector per text.
             ValueError: for arguments that upstream refuses, even if every text is stored.
         """
-        if "sentences" in kwargs:
-            upstream.logger.warning(
-                "The `sentences` argument was renamed and is now deprecated. "
-                "Please use `inputs` instead."
-            )
-            renamed = kwargs.pop("sentences")
-            inputs = renamed if inputs is None else inputs
-        if inputs is None:
-            raise TypeError("encode() missing 1 required positional argument: 'inputs'")
+        inputs = upstream.take_inputs(inputs, kwargs)
         arguments = Arguments(
             prompt_name=prompt_name,
             prompt=prompt,
@@ -162,7 +156,7 @@ class CachedEncoder(Delegate):
             chunk_size=chunk_size,
             further=kwargs,
         )
-        call = self._look_up(inputs, arguments)
+        call = self._look_up(inputs, arguments, self._model.profile)
         if call is None:
             return self._bypass(inputs, arguments)
         show = upstream.wants_progress(show_progress_bar)
@@ -222,7 +216,7 @@ class CachedEncoder(Delegate):
         if how.several_devices or upstream.wants_progress(how.show_progress_bar):
             return await asyncio.to_thread(self.encode, inputs, **arguments)
         while True:
-            call = await self._lookups.run(self._look_up, inputs, how)
+            call = await self._desks.here().ask((inputs, how))
             if call is None:
                 return await asyncio.to_thread(self._bypass, inputs, how)
             if len(call.lookup.missing) > self._online.max_batch:
@@ -257,14 +251,34 @@ class CachedEncoder(Delegate):
 
     # --- the steps of encode --------------------------------------------------------------------
 
-    def _look_up(self, inputs: Any, arguments: Arguments) -> Call | None:
+    def _look_up_all(self, asked: list[tuple[Any, Arguments]]) -> list[Call | Exception | None]:
+        """:meth:`_look_up` for several calls that are waiting; a loaded model is checked once."""
+        known: list[ModelProfile] = []
+
+        def profile() -> ModelProfile:
+            if self._is_unloaded:
+                return self._model.profile()
+            if not known:
+                known.append(self._model.profile())
+            return known[0]
+
+        found: list[Call | Exception | None] = []
+        for inputs, how in asked:
+            try:
+                found.append(self._look_up(inputs, how, profile))
+            except Exception as error:
+                found.append(error)
+        return found
+
+    def _look_up(
+        self, inputs: Any, how: Arguments, profile_now: Callable[[], ModelProfile]
+    ) -> Call | None:
         """Find out what a call is about, and what of it is stored; None if it cannot be cached."""
         texts, singular = upstream.as_texts(inputs)
-        if texts is None or not arguments.cacheable:
+        if texts is None or not how.cacheable:
             return None
         while True:
-            profile = self._model.profile()
-            how = arguments
+            profile = profile_now()
             upstream.check_arguments(profile, how.texts_a_batch, how.precision, how.further)
             if not isinstance(self._model, FunctionModel):
                 upstream.check_devices(how.device, how.pool, how.chunk_size, texts)
@@ -288,9 +302,13 @@ class CachedEncoder(Delegate):
         )
         return vectors[0] if call.singular else vectors
 
+    @property
+    def _is_unloaded(self) -> bool:
+        return isinstance(self._model, LazyModel) and not self._model.is_loaded
+
     def _changes_by_loading(self, profile: ModelProfile) -> bool:
         """Load the model if it is not; whether it is another one than its files promised."""
-        if not isinstance(self._model, LazyModel) or self._model.is_loaded:
+        if not self._is_unloaded:
             return False
         self._model.load()
         return self._model.profile() != profile
@@ -320,7 +338,7 @@ class CachedEncoder(Delegate):
             return arguments.device
         if isinstance(self._model, FunctionModel):
             return self._device or "cpu"
-        if isinstance(self._model, LazyModel) and not self._model.is_loaded:
+        if self._is_unloaded:
             from sentence_transformers.util import get_device_name
 
             return self._device or get_device_name()
@@ -364,12 +382,14 @@ class CachedEncoder(Delegate):
 
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
-        computer = Computer(self._model, self.store, Threads(self._online.concurrency))
+        limits, lookups = self._online, Threads(1)
+        computer = Computer(self._model, self.store, Threads(limits.concurrency))
         return {
             "_namespaces": Namespaces(),
             "_computer": computer,
-            "_lookups": Threads(1),
-            "_gatherers": Gatherers(computer.compute_together, self._online),
+            "_lookups": lookups,
+            "_desks": PerLoop(lambda: Desk(self._look_up_all, lookups)),
+            "_gatherers": PerLoop(lambda: Gatherer(computer.compute_together, limits)),
         }
 
     def __repr__(self) -> str:

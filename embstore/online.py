@@ -18,7 +18,9 @@ from typing import Any, Generic, TypeVar
 from embstore.backends.rows import Array
 
 Group = TypeVar("Group", bound=Hashable)
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -90,28 +92,70 @@ class Threads:
         return await loop.run_in_executor(self._executor, function, *arguments)
 
 
-class Gatherers(Generic[Group]):
-    """A :class:`Gatherer` for each event loop that asks for one.
+class PerLoop(Generic[Made]):
+    """What each event loop has one of.
 
     Args:
-        compute: makes the vectors.
-        limits: how requests are gathered.
+        make: makes one.
     """
 
-    def __init__(self, compute: Compute[Group], limits: OnlineBatching) -> None:
-        self._compute = compute
-        self._limits = limits
-        self._by_loop: dict[asyncio.AbstractEventLoop, Gatherer[Group]] = {}
+    def __init__(self, make: Callable[[], Made]) -> None:
+        self._make = make
+        self._made: dict[asyncio.AbstractEventLoop, Made] = {}
 
-    def here(self) -> Gatherer[Group]:
+    def here(self) -> Made:
         """That of the running event loop."""
         loop = asyncio.get_running_loop()
-        found = self._by_loop.get(loop)
-        if found is None:
-            for other in [each for each in list(self._by_loop) if each.is_closed()]:
-                self._by_loop.pop(other, None)
-            found = self._by_loop[loop] = Gatherer(self._compute, self._limits)
-        return found
+        if loop not in self._made:
+            for other in [each for each in list(self._made) if each.is_closed()]:
+                self._made.pop(other, None)
+            self._made[loop] = self._make()
+        return self._made[loop]
+
+
+class Desk(Generic[Item, Result]):
+    """Serves in a thread, all at once, what was asked since the last time. For one event loop.
+
+    Args:
+        serve: gives a result, or an exception, for each item.
+        threads: where it is called.
+    """
+
+    def __init__(
+        self, serve: Callable[[list[Item]], list[Result | Exception]], threads: Threads
+    ) -> None:
+        self._serve = serve
+        self._threads = threads
+        self._asked: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._serving: asyncio.Task[None] | None = None
+
+    async def ask(self, item: Item) -> Result:
+        """The result for an item.
+
+        Raises:
+            Exception: that for the item.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._asked.append((item, future))
+        if self._serving is None:
+            self._serving = loop.create_task(self._serve_all())
+        return await future
+
+    async def _serve_all(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, []
+                results = await self._threads.run(self._serve, [item for item, _ in asked])
+                for (_, future), result in zip(asked, results, strict=True):
+                    if future.cancelled():
+                        continue
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
+                    else:
+                        future.set_result(result)
+        finally:
+            self._serving = None
 
 
 class Gatherer(Generic[Group]):

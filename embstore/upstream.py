@@ -25,6 +25,24 @@ _DEVICES = {"cpu", "cuda", "mps", "xpu", "npu", "hpu"}
 PRECISIONS = {"float32", "int8", "uint8", "binary", "ubinary"}
 
 
+def take_inputs(inputs: Any, kwargs: dict[str, Any]) -> Any:
+    """The inputs, also under their deprecated name, which is taken out of ``kwargs``.
+
+    Raises:
+        TypeError: if there are none.
+    """
+    if "sentences" in kwargs:
+        logger.warning(
+            "The `sentences` argument was renamed and is now deprecated. "
+            "Please use `inputs` instead."
+        )
+        renamed = kwargs.pop("sentences")
+        inputs = renamed if inputs is None else inputs
+    if inputs is None:
+        raise TypeError("encode() missing 1 required positional argument: 'inputs'")
+    return inputs
+
+
 def as_texts(inputs: Any) -> tuple[list[str] | None, bool]:
     """The texts among upstream's many kinds of input, and whether it is a single one.
 

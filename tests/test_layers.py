@@ -17,7 +17,7 @@ LAYERS = [
     | {"tuning", "token_batches", "online"},
     {"store"},
     {"memory", "backends", "claims", "faults"},
-    {"fingerprint", "plain", "keys", "stats", "machine", "locks", "errors"},
+    {"fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embstore.batching.files import write_whole
+from embstore.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,9 +118,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """
     check_suffix(path)
     if Path(path).suffix.lower() == ".svg":
-        write_whole(path, to_svg(figure).encode())
+        data = to_svg(figure).encode()
     else:
-        write_whole(path, _render(figure, "png", dpi=200, metadata={"Software": None}))
+        data = _render(figure, "png", dpi=200, metadata={"Software": None})
+    with written_whole(path) as file:
+        file.write(data)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:

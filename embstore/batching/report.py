@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from embstore.batching.figures import to_svg
-from embstore.batching.files import write_whole
+from embstore.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,8 @@ def write_report(path: str | os.PathLike[str], sections: Sequence[Section]) -> N
         OSError: if the file cannot be written; what was there before is untouched.
     """
     body = "\n".join(map(_html, sections))
-    write_whole(path, _PAGE.replace("<!-- sections -->", body).encode())
+    with written_whole(path) as file:
+        file.write(_PAGE.replace("<!-- sections -->", body).encode())
 
 
 def _html(section: Section) -> str:

@@ -18,9 +18,7 @@ from embstore.batching.fresh import Call, call_in_new_process
 from embstore.encoder import CachedEncoder
 from embstore.lookup import as_vectors
 from embstore.store import EmbeddingStore
-
-_BATCH = 32
-"""``batch_size`` of ``SentenceTransformer.encode`` unless it is given."""
+from embstore.token_batches import UPSTREAM_BATCH
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,9 @@ def _bare(model: Any, name: str) -> Callable[[list[str]], Array]:
         return vectors
 
     def call(texts: list[str]) -> Array:
-        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        batches = [
+            texts[start : start + UPSTREAM_BATCH] for start in range(0, len(texts), UPSTREAM_BATCH)
+        ]
         return np.concatenate([as_vectors(model(batch), len(batch), name) for batch in batches])
 
     return encode if hasattr(model, "encode") else call

@@ -6,8 +6,7 @@ from typing import Any
 
 import typer
 
-from embstore.batching import cache_benchmark, hit_rates, sweep
-from embstore.batching.impacts import impact
+from embstore.batching import cache_benchmark, hit_rates, impact, sweep
 from embstore.batching.report import write_report
 from embstore.cli import bench_batch_size, bench_cache, bench_result
 from embstore.cli import options as opt
@@ -60,6 +59,4 @@ def bench(
 
 app.command("batch-size")(bench_batch_size.batch_size)
 app.command()(bench_cache.cache)
-app.command("hit-rate")(bench_cache.hit_rate)
-app.command("cache")(bench_cache.cache)
 app.command("hit-rate")(bench_cache.hit_rate)

@@ -8,21 +8,19 @@ from typing import Annotated
 
 import typer
 
-from embstore.batching import cache_benchmark, figures, hit_rates
+from embstore.batching import cache_benchmark, figures, hit_rates, impact
 from embstore.batching.cache_benchmarks import notebook_texts
 from embstore.batching.corpus import sample, stdlib_paragraphs
 from embstore.batching.hit_rate import SIZES
-from embstore.batching.impacts import impact
 from embstore.batching.report import write_report
 from embstore.cli import bench_result
 from embstore.cli import options as opt
-from embstore.cli.errors import InputError
 from embstore.cli.output import print_json
 from embstore.cli.texts import read_texts
 
 # With these, all of it takes about a minute on two cores.
 _PARAGRAPHS = 300
-_IMPACT_TEXTS = 100
+_IMPACT_TEXTS = 200
 _SIZES = ",".join(map(str, SIZES))
 
 Limit = Annotated[
@@ -108,7 +106,7 @@ def hit_rate(
     [bold]Example:[/bold] embstore bench hit-rate queries.txt --sizes 100,1000,10000
     """
     bench_result.check_targets(plot, html)
-    wanted = _sizes(sizes)
+    wanted = bench_result.numbers(sizes, "--sizes")
     if file is None:
         rates = hit_rates(None, wanted)
     else:
@@ -120,12 +118,3 @@ def hit_rate(
 
 def _name(file: str) -> str:
     return "standard input" if file == "-" else Path(file).name
-
-
-def _sizes(option: str) -> list[int]:
-    try:
-        return [int(size) for size in option.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--sizes takes numbers with commas between them, not {option!r}"
-        ) from None

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from embstore.cli.errors import InputError
+from embstore.files import written_whole
 
 
 def print_json(value: object) -> None:
@@ -53,14 +54,5 @@ def write_npy(path: Path, array: np.ndarray[Any, Any]) -> None:
     Raises:
         OSError: if it cannot be written; what was there before is untouched.
     """
-    path = path.resolve()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("xb") as file:
-        try:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink()
-            raise
+    with written_whole(path) as file:
+        np.save(file, array, allow_pickle=False)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path``; whoever reads it sees the old file or the new one.
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` at the end, or not at all.
 
     Raises:
         OSError: if it cannot be written; what was there before is untouched.
@@ -16,8 +20,9 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with partial.open("xb") as file:
         try:
-            file.write(data)
+            yield file
             file.flush()
+            os.fsync(file.fileno())
             partial.replace(path)
         except BaseException:
             partial.unlink()

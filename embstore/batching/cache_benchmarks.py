@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from embstore.batching import bars, figures
+from embstore.batching import bars
 from embstore.batching.environment import environment
 from embstore.batching.formats import format_factor, format_seconds
 from embstore.batching.phases import (
@@ -22,7 +21,8 @@ from embstore.batching.phases import (
     Phase,
     measure,
 )
-from embstore.batching.report import Section, html_table, text_table
+from embstore.batching.report import Section
+from embstore.batching.results import Result, data_frame
 from embstore.batching.subject import opened
 from embstore.batching.sweeps import SENTENCES
 
@@ -38,7 +38,7 @@ def notebook_texts() -> list[str]:
 
 
 @dataclass(frozen=True)
-class CacheBenchmark:
+class CacheBenchmark(Result):
     """What was measured; make one with :func:`cache_benchmark`.
 
     Attributes:
@@ -60,13 +60,6 @@ class CacheBenchmark:
         """What follows from the figures, each a sentence."""
         return [sentence for run in self.runs for sentence in _conclusions(run)]
 
-    def table(self) -> str:
-        """A line for each phase of each list of texts, as text; it is Markdown too."""
-        return text_table(self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._cells())
-
     def _cells(self) -> list[tuple[str, ...]]:
         header = ("texts: phase", "median", "min", "max", "speed-up")
         return [
@@ -80,11 +73,7 @@ class CacheBenchmark:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs an extra: pip install 'embstore[bench]'") from error
-        return pd.DataFrame(
+        return data_frame(
             {
                 "texts": run.name,
                 "phase": phase.name,
@@ -134,16 +123,6 @@ class CacheBenchmark:
                 for run in self.runs
             }
         )
-
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Save :meth:`figure` as .png or .svg.
-
-        Raises:
-            ImportError: if matplotlib is not installed.
-            ValueError: if ``path`` has another suffix.
-            OSError: if it cannot be written.
-        """
-        figures.save(self.figure(), path)
 
     def section(self) -> Section:
         """The benchmark as a part of a report."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embstore.batching import figures
 from embstore.batching.corpus import stdlib_paragraphs
 from embstore.batching.environment import environment
 from embstore.batching.hit_rate_figure import draw
-from embstore.batching.report import Section, html_table, text_table
+from embstore.batching.report import Section
+from embstore.batching.results import Result, data_frame
 from embstore.keys import digest_texts
 from embstore.memory import OVERHEAD, MemoryTier
 from embstore.stats import format_bytes
@@ -46,7 +45,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class HitRates:
+class HitRates(Result):
     """What was counted; make one with :func:`hit_rates`.
 
     Attributes:
@@ -94,13 +93,6 @@ class HitRates:
             which = f"No size measured answers {_MOST:.0%} of them; the disk tier has the others."
         return [f"{self.ceiling:.1%} of the texts are repeats: no cache answers more.", which]
 
-    def table(self) -> str:
-        """A line for each size, as text; it is Markdown too."""
-        return text_table(self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._cells())
-
     def _cells(self) -> list[tuple[str, ...]]:
         repeats = sum(self.repeats)
         rows = [(f"{trace.size:,}", _memory(trace.size), sum(trace.hits)) for trace in self.traces]
@@ -127,11 +119,7 @@ class HitRates:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs an extra: pip install 'embstore[bench]'") from error
-        return pd.DataFrame(
+        return data_frame(
             {"size": trace.size, "texts": end, "hits": hits, "hit_rate": rate}
             for trace in self.traces
             for end, hits, rate in zip(
@@ -173,16 +161,6 @@ class HitRates:
             [(trace.size, self.hit_rate(trace)) for trace in self.traces],
             self.ceiling,
         )
-
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Save :meth:`figure` as .png or .svg.
-
-        Raises:
-            ImportError: if matplotlib is not installed.
-            ValueError: if ``path`` has another suffix.
-            OSError: if it cannot be written.
-        """
-        figures.save(self.figure(), path)
 
     def section(self) -> Section:
         """The hit rates as a part of a report."""

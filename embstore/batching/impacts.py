@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from embstore.batching import bars, figures
+from embstore.batching import bars
 from embstore.batching.corpus import stdlib_paragraphs
 from embstore.batching.environment import environment
 from embstore.batching.formats import format_factor, format_seconds
 from embstore.batching.fresh import call
 from embstore.batching.phases import Phase, merge
-from embstore.batching.report import Section, html_table, text_table
+from embstore.batching.report import Section
+from embstore.batching.results import Result, data_frame
 from embstore.batching.subject import Subject, opened
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ImpactRow:
 
 
 @dataclass(frozen=True)
-class Impact:
+class Impact(Result):
     """What was measured; make one with :func:`impact`.
 
     Attributes:
@@ -70,13 +70,6 @@ class Impact:
     def conclusions(self) -> list[str]:
         """What follows from the figures, each a sentence."""
         return [_conclusion(row) for row in self.rows]
-
-    def table(self) -> str:
-        """A line for each share of repeats, as text; it is Markdown too."""
-        return text_table(self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._cells())
 
     def _cells(self) -> list[tuple[str, ...]]:
         return [
@@ -99,11 +92,7 @@ class Impact:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs an extra: pip install 'embstore[bench]'") from error
-        return pd.DataFrame(
+        return data_frame(
             {
                 "share": row.share,
                 "way": way.name,
@@ -152,16 +141,6 @@ class Impact:
                 for row in self.rows
             }
         )
-
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Save :meth:`figure` as .png or .svg.
-
-        Raises:
-            ImportError: if matplotlib is not installed.
-            ValueError: if ``path`` has another suffix.
-            OSError: if it cannot be written.
-        """
-        figures.save(self.figure(), path)
 
     def section(self) -> Section:
         """The table as a part of a report."""

@@ -16,7 +16,8 @@ from embstore import fingerprint
 from embstore.batching import figures
 from embstore.batching.environment import environment
 from embstore.batching.recommend import GOALS, Goal, Recommendation, recommend, recommend_each
-from embstore.batching.report import Section, html_table, text_table
+from embstore.batching.report import Section
+from embstore.batching.results import Result, data_frame
 from embstore.batching.sweep_figure import draw
 from embstore.batching.timings import BatchTiming, measure
 from embstore.encoder import CachedEncoder
@@ -47,7 +48,7 @@ _UNSTEADY = 1.25
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Result):
     """What was measured; make one with :func:`sweep`.
 
     Attributes:
@@ -90,13 +91,6 @@ class Sweep:
             )
         return sentences
 
-    def table(self) -> str:
-        """A line for each batch size, as text; it is Markdown too."""
-        return text_table(self._cells())
-
-    def _repr_html_(self) -> str:
-        return html_table(self._cells())
-
     @property
     def _subject(self) -> str:
         return self.model if self.device is None else f"{self.model} on {self.device}"
@@ -114,11 +108,7 @@ class Sweep:
         Raises:
             ImportError: if pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs an extra: pip install 'embstore[bench]'") from error
-        frame = pd.DataFrame([timing.to_dict() for timing in self.timings])
+        frame = data_frame([timing.to_dict() for timing in self.timings])
         return frame.drop(columns="round_seconds").astype({"peak_bytes": "Int64"})
 
     def to_json(self) -> str:

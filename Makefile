@@ -6,13 +6,13 @@ INSTALLED := .venv/.installed
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
-.PHONY: demo test bench format clean
+.PHONY: demo test bench notebook format clean
 
 demo: $(INSTALLED)
 	$(BIN)/embstore demo $(ARGS)
 
 # Tests use a model that a package carries; offline, a test that asks a hub fails at once.
-test bench: export HF_HUB_OFFLINE = 1
+test bench notebook: export HF_HUB_OFFLINE = 1
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,6 +23,10 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pytest benchmarks --benchmark-only
+
+# Executes the notebook of the docs and keeps its outputs, those of this machine.
+notebook: $(INSTALLED)
+	EMBSTORE_FULL=1 EMBSTORE_UPDATE=1 $(BIN)/pytest tests/test_notebook.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from typing import Any
 from embstore.backends.rows import Array
 from embstore.call import Call, Group
 from embstore.lookup import Lookup
-from embstore.models import FunctionModel, Model
+from embstore.models import Model
 from embstore.online import Threads
 from embstore.store import EmbeddingStore
 from embstore.token_batches import BatchLimit
@@ -34,6 +34,7 @@ class Computer:
     def __init__(self, model: Model, store: EmbeddingStore, threads: Threads) -> None:
         self._model = model
         self._threads = threads
+        self._bulk = Threads(1)
         self._store = store
         self._tuner = Tuner(store)
 
@@ -63,21 +64,30 @@ class Computer:
             ModelChangedError: if the model is no longer what it was when they were looked up.
         """
 
-        def compute() -> Array:
-            if self._model.profile() != group.call.profile:
-                raise ModelChangedError
-            lookup = Lookup.absent(self._store, group.call.namespace, texts, digests)
-            self.compute(group.call, lookup, texts)
-            return lookup.vectors()
+        lookup = Lookup.absent(self._store, group.call.namespace, texts, digests)
+        await self._threads.run(self._compute_now, group.call, lookup, texts)
+        return lookup.vectors()
 
-        return await self._threads.run(compute)
+    async def compute_alone(self, call: Call) -> None:
+        """Compute and commit a large call, in a thread for such.
+
+        Raises:
+            ModelChangedError: as :meth:`compute_together`.
+        """
+        await self._bulk.run(self._compute_now, call, call.lookup, call.texts)
+
+    def _compute_now(self, call: Call, lookup: Lookup, texts: list[str]) -> None:
+        if not self._model.profile().same_vectors(call.profile):
+            raise ModelChangedError
+        lookup.look_again()  # others may have computed some, until it was this one's turn
+        self.compute(call, lookup, texts)
 
     def _plan(self, call: Call, missing: list[int], texts: list[str]) -> Plan:
         how = call.arguments
         fixed = BatchLimit(how.texts_a_batch, "texts")
         if how.several_devices:
             return Plan(missing, fixed, _POOL_CHUNK_TEXTS)
-        if not missing or how.batch_size != "auto" or isinstance(self._model, FunctionModel):
+        if not missing or how.batch_size != "auto" or not self._model.is_tunable:
             return Plan(missing, fixed)
         place = Place.of(self._model.load(), call.profile, how.device)
         return TunedPlan(self._tuner, place, missing, texts)

@@ -213,19 +213,19 @@ class CachedEncoder(Delegate):
             **arguments: as in :meth:`encode`.
         """
         how = Arguments.of(arguments)
-        if how.several_devices or upstream.wants_progress(how.show_progress_bar):
+        if how.several_devices or how.show_progress_bar:
             return await asyncio.to_thread(self.encode, inputs, **arguments)
         while True:
             call = await self._desks.here().ask((inputs, how))
             if call is None:
                 return await asyncio.to_thread(self._bypass, inputs, how)
-            if len(call.lookup.missing) > self._online.max_batch:
-                await asyncio.to_thread(self._computer.compute, call, call.lookup, call.texts)
-            else:
-                try:
+            try:
+                if len(call.lookup.missing) > self._online.max_batch:
+                    await self._computer.compute_alone(call)
+                else:
                     await call.lookup.complete_together(self._gatherers.here(), Group.of(call))
-                except ModelChangedError:
-                    continue
+            except ModelChangedError:
+                continue
             return self._finish(call)
 
     async def aencode_query(self, inputs: Any, **arguments: Any) -> Any:

@@ -75,6 +75,11 @@ class ModelProfile:
     keyword_arguments: tuple[str, ...] = ()
     similarity_fn_name: str = "cosine"
 
+    def same_vectors(self, other: ModelProfile) -> bool:
+        """Whether a text with its prompt has the same vector; their defaults may differ."""
+        fields = ("name", "fingerprint", "dtype", "max_seq_length")
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return dataclasses.asdict(self)

@@ -72,6 +72,18 @@ class Lookup:
         nothing = np.zeros((count, 0), np.float32), np.zeros(count, np.bool_)
         return cls(store, namespace, texts, digests, *nothing)
 
+    def look_again(self) -> None:
+        """Look for what is missing once more: others may have stored it meanwhile."""
+        if not self.missing:
+            return
+        digests = [self._digests[position] for position in self.missing]
+        vectors, found = self._store.find(self._namespace, digests)
+        self._store.count(misses=-len(digests))  # they have been counted before
+        places = np.flatnonzero(found).tolist()
+        if places:
+            self._fill([self.missing[place] for place in places], vectors[places])
+            self.missing = [self.missing[place] for place in np.flatnonzero(~found).tolist()]
+
     def raise_if_missing(self) -> None:
         """Raise CacheMissError unless every text was found."""
         if self.missing:

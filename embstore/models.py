@@ -35,6 +35,10 @@ class Model(Protocol):
     def refresh(self) -> None:
         """Take the identity again, from everything."""
 
+    @property
+    def is_tunable(self) -> bool:
+        """Whether its batches may be cut otherwise than by a fixed number of texts."""
+
 
 def as_model(
     model: Any,
@@ -118,6 +122,11 @@ class LoadedModel:
     def load(self) -> Any:
         """The SentenceTransformer."""
         return self._model
+
+    @property
+    def is_tunable(self) -> bool:
+        """Unless its tokens turned out not to be countable."""
+        return self._countable
 
     def compute(self, texts: list[str], limit: BatchLimit, **settings: Any) -> Any:
         """``SentenceTransformer.encode``."""
@@ -239,6 +248,11 @@ class LazyModel:
         """Whether the model is in memory."""
         return self._loaded is not None
 
+    @property
+    def is_tunable(self) -> bool:
+        """As the loaded model has it."""
+        return self._loaded is None or self._loaded.is_tunable
+
     def refresh(self) -> None:
         """Take the identity again at the next call."""
         self._recalled = None
@@ -280,6 +294,11 @@ class FunctionModel:
 
     def refresh(self) -> None:
         """Nothing to take again."""
+
+    @property
+    def is_tunable(self) -> bool:
+        """No: how many texts a function takes at once, its author knows."""
+        return False
 
     def load(self) -> Any:
         """The function."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from embstore.backends.rows import Array
@@ -90,7 +91,14 @@ class Threads:
             self._executor = ThreadPoolExecutor(self._count, "embstore")
             self._process = os.getpid()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)
+        return await loop.run_in_executor(self._executor, _called, function, *arguments)
+
+
+def _called(function: Callable[..., Result], *arguments: Any) -> Result:
+    try:
+        return function(*arguments)
+    except StopIteration as error:  # no future can hold one: it would never be done
+        raise RuntimeError(f"{function!r} raised StopIteration") from error
 
 
 class PerLoop(Generic[Made]):
@@ -128,6 +136,7 @@ class Desk(Generic[Item, Result]):
         self._serve = serve
         self._threads = threads
         self._asked: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._served: list[tuple[Item, asyncio.Future[Result]]] = []
         self._serving: asyncio.Task[None] | None = None
 
     async def ask(self, item: Item) -> Result:
@@ -141,22 +150,33 @@ class Desk(Generic[Item, Result]):
         self._asked.append((item, future))
         if self._serving is None:
             self._serving = loop.create_task(self._serve_all())
+            self._serving.add_done_callback(self._give_up)
         return await future
 
     async def _serve_all(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked, []
+        while self._asked:
+            asked, self._asked = self._asked, []
+            self._served = asked
+            try:
                 results = await self._threads.run(self._serve, [item for item, _ in asked])
-                for (_, future), result in zip(asked, results, strict=True):
-                    if future.cancelled():
-                        continue
-                    if isinstance(result, Exception):
-                        future.set_exception(result)
-                    else:
-                        future.set_result(result)
-        finally:
+            except Exception as error:
+                results = [error] * len(asked)
+            for (_, future), result in zip(asked, results, strict=True):
+                if future.cancelled():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+        self._serving, self._served = None, []
+
+    def _give_up(self, serving: asyncio.Task[None]) -> None:
+        """Let go of all who asked if the task was cancelled, perhaps before it ran at all."""
+        if self._serving is serving:
             self._serving = None
+            for _, future in [*self._served, *self._asked]:
+                future.cancel()  # does nothing to one that is done
+            self._asked = []
 
 
 class Gatherer(Generic[Group]):
@@ -225,7 +245,8 @@ class Gatherer(Generic[Group]):
         if queue is None:
             queue = self._queues[group] = {}
             self._filled[group] = asyncio.Event()
-            self._start(self._serve(group))
+            given_up = partial(self._give_up, group, queue)
+            self._start(self._serve(group)).add_done_callback(given_up)
         queue[digest] = entry
         if len(queue) >= self._limits.max_batch:
             self._filled[group].set()
@@ -239,10 +260,11 @@ class Gatherer(Generic[Group]):
             del queue[entry.digest], self._entries[group, entry.digest]
             self._room.release()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _serve(self, group: Group) -> None:
         """Make batches of a group's queue until it is empty."""
@@ -259,21 +281,31 @@ class Gatherer(Generic[Group]):
                 self._room.release()
             if len(queue) < self._limits.max_batch:
                 filled.clear()
-            self._start(self._run(group, batch))
+            # In the callback, as a task that is cancelled at once never runs at all.
+            done = partial(self._finish, group, batch)
+            self._start(self._answer(group, batch)).add_done_callback(done)
         del self._queues[group], self._filled[group]
 
-    async def _run(self, group: Group, batch: list[_Entry]) -> None:
-        try:
-            if batch:
-                await self._answer(group, batch)
-        finally:
-            self._slots.release()
-            for entry in batch:
+    def _give_up(self, group: Group, queue: dict[bytes, _Entry], _: object) -> None:
+        """Let go of a queue whose task was cancelled, perhaps before it ran at all."""
+        if self._queues.get(group) is queue:
+            del self._queues[group], self._filled[group]
+            for entry in queue.values():
                 del self._entries[group, entry.digest]
-                entry.future.cancel()  # does nothing to one that is done
+                entry.future.cancel()
+                self._room.release()
+            queue.clear()
+
+    def _finish(self, group: Group, batch: list[_Entry], _: object) -> None:
+        self._slots.release()
+        for entry in batch:
+            del self._entries[group, entry.digest]
+            entry.future.cancel()  # does nothing to one that is done
 
     async def _answer(self, group: Group, batch: list[_Entry]) -> None:
         """Compute a batch. Should a text be at fault, only those who asked for it are told."""
+        if not batch:
+            return
         texts = [entry.text for entry in batch]
         try:
             vectors = await self._compute(group, texts, [entry.digest for entry in batch])

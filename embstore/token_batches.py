@@ -98,15 +98,15 @@ def encode_by_tokens(
         (n, dim), of the dtype that ``encode`` returns; None where the model's features cannot be
         cut: see :func:`countable`.
     """
-    prompt, further = settings.get("prompt"), _for_preprocess(settings)
-    features = model.preprocess(texts, prompt=prompt, **further)
-    if not countable(features):
+    asked = {"prompt": None, **_for_preprocess(settings)}
+    features = model.preprocess(texts, **asked)
+    if not countable(features) or len(features["attention_mask"]) != len(texts):
         return None
     rows = {text: row for row, text in enumerate(texts)}
 
     def preprocess(inputs: list[str], **how: Any) -> Any:
-        if not rows.keys() >= set(inputs):  # a subclass whose encode() changes the texts
-            return model.preprocess(inputs, **how)
+        if not rows.keys() >= set(inputs) or how != asked:
+            return model.preprocess(inputs, **how)  # a subclass whose encode() changes them
         return _part(features, [rows[text] for text in inputs])
 
     twin = _twin(model, preprocess)
@@ -124,11 +124,11 @@ def encode_by_tokens(
     return vectors
 
 
-_ENCODE_ONLY = {"prompt", "device", "normalize_embeddings", "truncate_dim", "pool", "chunk_size"}
+_ENCODE_ONLY = {"device", "normalize_embeddings", "truncate_dim", "pool", "chunk_size"}
 
 
 def _for_preprocess(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``encode`` hands on to ``preprocess``: the task, and further keyword arguments."""
+    """What ``encode`` hands on to ``preprocess``: prompt, task, and further keyword arguments."""
     return {name: value for name, value in settings.items() if name not in _ENCODE_ONLY}
 
 

@@ -21,6 +21,9 @@ from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
 CHUNK_TEXTS = 256
 """Texts computed between two commits: what a crash can cost."""
 
+_MOST_CHUNK_TEXTS = 1024
+"""The same where a budget of tokens is large. The texts may be long ones."""
+
 _ROUNDS = 3
 _SHARE = 4
 """At most every fourth text of a call is for trials; a call with too few for that has none."""
@@ -169,7 +172,7 @@ class Plan:
     def __iter__(self) -> Iterator[Chunk]:
         size = self._limit.size
         # How many texts some tokens are is not known, but few have less than eight.
-        batch = size if self._limit.unit == "texts" else max(1, size // 8)
+        batch = size if self._limit.unit == "texts" else max(1, min(size // 8, _MOST_CHUNK_TEXTS))
         step = batch * max(1, self._texts_a_chunk // batch)
         for start in range(0, len(self._positions), step):
             yield self._positions[start : start + step], self._limit
@@ -223,9 +226,9 @@ class TunedPlan(Plan):
         tokens = self._place.unit == "tokens"
         there = self._tokens(self._positions) if tokens else len(self._positions)
         every = int(there // (count * amount))
-        if every < _SHARE:
+        sample = self._positions[:: max(1, every)]
+        if every < _SHARE or len(sample) < count:
             return []
-        sample = self._positions[::every]
         return [sample[number::count] for number in range(count)]
 
     def _tokens(self, positions: list[int]) -> float:

@@ -54,10 +54,8 @@ def as_texts(inputs: Any) -> tuple[list[str] | None, bool]:
         if inputs.ndim < 1 or inputs.dtype.kind not in "UO":
             return None, True
         listed = inputs.tolist()
-    elif isinstance(inputs, list):
-        listed = inputs
-    elif isinstance(inputs, tuple) or _is_column(inputs):
-        listed = list(inputs)
+    elif isinstance(inputs, (list, tuple)) or _is_column(inputs):
+        listed = list(inputs)  # a copy: the caller's may be changed while an event loop goes on
     else:
         return None, True
     return (listed if set(map(type, listed)) <= {str} or _all_texts(listed) else None), False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -357,6 +358,37 @@ class TestFailing:
         with pytest.raises(ValueError, match=next(iter(limits))):
             OnlineBatching(**limits)
 
+    def test_a_function_that_raises_stop_iteration(self, store: EmbeddingStore) -> None:
+        nothing: Any = iter([])
+        encoder = CachedEncoder(
+            lambda texts: next(nothing) if "bad" in texts else vectors_of(texts),
+            store,
+            model_name="model",
+        )
+
+        async def main() -> None:
+            async with asyncio.timeout(30):
+                with pytest.raises(RuntimeError, match="StopIteration"):
+                    await encoder.aencode("bad")
+                assert np.array_equal(await encoder.aencode("good"), vectors_of(["good"])[0])
+
+        asyncio.run(main())
+
+    def test_tasks_that_are_all_cancelled(self, make: Make, model: Model) -> None:
+        embed = make(max_wait_ms=50)
+
+        async def main() -> None:
+            for moment in (0, 0.02, 0.1):
+                requests = [asyncio.create_task(embed(text)) for text in "ab"]
+                await asyncio.sleep(moment)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                await asyncio.gather(*requests, return_exceptions=True)
+            async with asyncio.timeout(30):
+                assert np.array_equal(await embed("a"), vectors_of(["a"])[0])
+
+        asyncio.run(main())
+
 
 class TestEncoder:
     """What only an encoder has: settings, real models, and models that change."""
@@ -396,6 +428,63 @@ class TestEncoder:
             assert type(found) is type(expected)
             assert found.dtype == expected.dtype
             assert np.abs(np.asarray(found) - np.asarray(expected)).max() < 2e-6
+
+    def test_a_list_that_is_changed_meanwhile(self, model: Model, store: EmbeddingStore) -> None:
+        encoder = CachedEncoder(model, store, model_name="model")
+
+        async def main() -> None:
+            model.go_on.clear()
+            for count in (10, 200):  # gathered, and computed alone
+                texts = [f"{count} {number}" for number in range(count)]
+                given = list(texts)
+                call = asyncio.create_task(encoder.aencode(given))
+                await asyncio.sleep(0.05)
+                given[:] = ["other"] * count
+                model.go_on.set()
+                assert np.array_equal(await call, vectors_of(texts))
+                assert np.array_equal(encoder.encode(texts), vectors_of(texts))
+
+        asyncio.run(main())
+
+    def test_large_calls_wait_for_each_other(self, model: Model, store: EmbeddingStore) -> None:
+        encoder = CachedEncoder(model, store, model_name="model")
+
+        async def main() -> None:
+            await asyncio.gather(*(encoder.aencode(TEXTS) for _ in range(5)))
+
+        asyncio.run(main())
+        assert model.most_running == 1
+        assert sorted(model.computed) == TEXTS
+        stats = encoder.stats()
+        assert (stats.misses, stats.hits) == (200, 800)
+
+    def test_gathers_at_any_level_of_logging(self, model: Model, store: EmbeddingStore) -> None:
+        encoder = CachedEncoder(
+            model, store, model_name="model", online=OnlineBatching(max_wait_ms=50)
+        )
+        logger = logging.getLogger("sentence_transformers")
+        before = logger.level
+        logger.setLevel(logging.INFO)
+        try:
+            asyncio.run(_all(encoder.aencode, TEXTS[:20]))
+        finally:
+            logger.setLevel(before)
+        assert len(model.calls) < 5
+
+    def test_settings_that_no_vector_depends_on(
+        self, own_minilm: Any, store: EmbeddingStore
+    ) -> None:
+        encoder = CachedEncoder(own_minilm, store, online=OnlineBatching(max_wait_ms=200))
+
+        async def main() -> Any:
+            request = asyncio.create_task(encoder.aencode("a text"))
+            await asyncio.sleep(0.1)
+            own_minilm.similarity_fn_name = "dot"
+            async with asyncio.timeout(30):
+                return await request
+
+        assert np.abs(asyncio.run(main()) - own_minilm.encode("a text")).max() < 1e-6
+        assert encoder.stats().misses == 1
 
     def test_other_inputs(self, static: Any, store: EmbeddingStore) -> None:
         encoder = CachedEncoder(static, store)

@@ -129,6 +129,15 @@ class TestVectors:
         vectors = encode_by_tokens(own_minilm, texts[:8], 200, {})
         assert np.abs(vectors - own_minilm.encode(texts[:8])).max() < 1e-6
 
+    def test_a_subclass_that_adds_a_prompt(self, own_minilm: Any, texts: list[str]) -> None:
+        class Prompting(type(own_minilm)):  # type: ignore[misc]
+            def encode(self, inputs: list[str], **how: Any) -> Any:
+                return super().encode(inputs, **{**how, "prompt": "passage: "})
+
+        own_minilm.__class__ = Prompting
+        vectors = encode_by_tokens(own_minilm, texts[:8], 200, {})
+        assert np.abs(vectors - own_minilm.encode(texts[:8])).max() < 1e-6
+
 
 class TestWhatCannotBeCut:
     def test_static_embeddings(self, static: Any) -> None:

@@ -48,9 +48,9 @@ class TestFixed:
             assert len(chunk) % size == 0
             assert len(chunk) <= max(size, texts)
 
-    def test_large_budgets_are_filled(self) -> None:
+    def test_large_budgets_have_larger_chunks(self) -> None:
         chunks = [chunk for chunk, _ in run(Plan([*range(10_000)], BatchLimit(65_536, "tokens")))]
-        assert len(chunks[0]) == 8192
+        assert len(chunks[0]) == 1024
 
 
 class TestTrials:
@@ -87,6 +87,13 @@ class TestTrials:
         chunks = run(TunedPlan(tuner, PLACE, LONGEST_FIRST[-500:], TEXTS), best_at(512))
         assert {limit.size for _, limit in chunks} == {2048}
         assert not tuner.recall(PLACE).settled
+
+    def test_few_texts_that_are_very_long(self, store: EmbeddingStore) -> None:
+        long = Place(key=bytes(16), unit="tokens", start=2048, most=262_144, longest=8192)
+        texts = ["word " * 8000] * 40
+        chunks = [chunk for chunk, _ in run(TunedPlan(Tuner(store), long, [*range(40)], texts))]
+        assert sorted(itertools.chain(*chunks)) == [*range(40)]
+        assert all(chunks)
 
     def test_end_early_for_what_is_clearly_slow(self, store: EmbeddingStore) -> None:
         chunks = run(TunedPlan(Tuner(store), PLACE, LONGEST_FIRST, TEXTS), best_at(2048, slope=1))

@@ -212,6 +212,8 @@ class CachedEncoder(Delegate):
             inputs: as in :meth:`encode`.
             **arguments: as in :meth:`encode`.
         """
+        if isinstance(inputs, list):
+            inputs = inputs.copy()  # the caller's may be changed while this waits
         how = Arguments.of(arguments)
         if how.several_devices or how.show_progress_bar:
             return await asyncio.to_thread(self.encode, inputs, **arguments)

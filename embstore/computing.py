@@ -9,8 +9,8 @@ from embstore.backends.rows import Array
 from embstore.call import Call, Group
 from embstore.lookup import Lookup
 from embstore.models import Model
-from embstore.online import Threads
 from embstore.store import EmbeddingStore
+from embstore.threads import Threads
 from embstore.token_batches import BatchLimit
 from embstore.tuning import Place, Plan, TunedPlan, Tuner
 
@@ -28,15 +28,15 @@ class Computer:
     Args:
         model: computes.
         store: keeps vectors, and what is learnt of the model's best batches.
-        threads: where texts of several calls are computed.
+        concurrency: batches of several calls' texts that are computed at the same time.
     """
 
-    def __init__(self, model: Model, store: EmbeddingStore, threads: Threads) -> None:
+    def __init__(self, model: Model, store: EmbeddingStore, concurrency: int) -> None:
         self._model = model
-        self._threads = threads
-        self._bulk = Threads(1)
         self._store = store
         self._tuner = Tuner(store)
+        self._together = Threads(concurrency)
+        self._alone = Threads(1)
 
     def compute(self, call: Call, lookup: Lookup, texts: list[str], show: bool = False) -> None:
         """Compute and commit chunk by chunk, longest texts first.
@@ -63,9 +63,8 @@ class Computer:
         Raises:
             ModelChangedError: if the model is no longer what it was when they were looked up.
         """
-
         lookup = Lookup.absent(self._store, group.call.namespace, texts, digests)
-        await self._threads.run(self._compute_now, group.call, lookup, texts)
+        await self._together.run(self._compute_now, group.call, lookup, texts)
         return lookup.vectors()
 
     async def compute_alone(self, call: Call) -> None:
@@ -74,7 +73,7 @@ class Computer:
         Raises:
             ModelChangedError: as :meth:`compute_together`.
         """
-        await self._bulk.run(self._compute_now, call, call.lookup, call.texts)
+        await self._alone.run(self._compute_now, call, call.lookup, call.texts)
 
     def _compute_now(self, call: Call, lookup: Lookup, texts: list[str]) -> None:
         if not self._model.profile().same_vectors(call.profile):

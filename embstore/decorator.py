@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 from embstore.backends.rows import Array
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
-from embstore.online import Gatherer, OnlineBatching, PerLoop
+from embstore.online import Gatherer, OnlineBatching
 from embstore.store import EmbeddingStore
+from embstore.threads import PerLoop
 
 F = TypeVar("F", bound=Callable[..., Any])
 

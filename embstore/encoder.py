@@ -16,9 +16,13 @@ from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
-from embstore.online import Desk, Gatherer, OnlineBatching, PerLoop, Threads
+from embstore.online import Gatherer, OnlineBatching
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
+from embstore.threads import Desk, PerLoop, Threads
+
+_Asked = tuple[list[str], bool, Arguments]
+"""Texts, whether they are a single one, and how they are to be encoded."""
 
 _ONLINE = OnlineBatching()
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -95,7 +99,7 @@ class CachedEncoder(Delegate):
     _namespaces: Namespaces
     _computer: Computer
     _lookups: Threads
-    _desks: PerLoop[Desk[tuple[Any, Arguments], Call | None]]
+    _desks: PerLoop[Desk[_Asked, Call]]
     _gatherers: PerLoop[Gatherer[Group]]
 
     # --- encoding -------------------------------------------------------------------------------
@@ -156,9 +160,10 @@ class CachedEncoder(Delegate):
             chunk_size=chunk_size,
             further=kwargs,
         )
-        call = self._look_up(inputs, arguments, self._model.profile)
-        if call is None:
+        texts, singular = upstream.as_texts(inputs)
+        if texts is None or not arguments.cacheable:
             return self._bypass(inputs, arguments)
+        call = self._look_up((texts, singular, arguments), self._model.profile)
         show = upstream.wants_progress(show_progress_bar)
         if call.lookup.missing or show:
             self._computer.compute(call, call.lookup, call.texts, show)
@@ -212,15 +217,14 @@ class CachedEncoder(Delegate):
             inputs: as in :meth:`encode`.
             **arguments: as in :meth:`encode`.
         """
-        if isinstance(inputs, list):
-            inputs = inputs.copy()  # the caller's may be changed while this waits
         how = Arguments.of(arguments)
         if how.several_devices or how.show_progress_bar:
             return await asyncio.to_thread(self.encode, inputs, **arguments)
+        texts, singular = upstream.as_texts(inputs)
+        if texts is None or not how.cacheable:
+            return await asyncio.to_thread(self._bypass, inputs, how)
         while True:
-            call = await self._desks.here().ask((inputs, how))
-            if call is None:
-                return await asyncio.to_thread(self._bypass, inputs, how)
+            call = await self._desks.here().ask((texts, singular, how))
             try:
                 if len(call.lookup.missing) > self._online.max_batch:
                     await self._computer.compute_alone(call)
@@ -253,7 +257,7 @@ class CachedEncoder(Delegate):
 
     # --- the steps of encode --------------------------------------------------------------------
 
-    def _look_up_all(self, asked: list[tuple[Any, Arguments]]) -> list[Call | Exception | None]:
+    def _look_up_all(self, asked: list[_Asked]) -> list[Call | Exception]:
         """:meth:`_look_up` for several calls that are waiting; a loaded model is checked once."""
         known: list[ModelProfile] = []
 
@@ -264,21 +268,17 @@ class CachedEncoder(Delegate):
                 known.append(self._model.profile())
             return known[0]
 
-        found: list[Call | Exception | None] = []
-        for inputs, how in asked:
+        found: list[Call | Exception] = []
+        for each in asked:
             try:
-                found.append(self._look_up(inputs, how, profile))
+                found.append(self._look_up(each, profile))
             except Exception as error:
                 found.append(error)
         return found
 
-    def _look_up(
-        self, inputs: Any, how: Arguments, profile_now: Callable[[], ModelProfile]
-    ) -> Call | None:
-        """Find out what a call is about, and what of it is stored; None if it cannot be cached."""
-        texts, singular = upstream.as_texts(inputs)
-        if texts is None or not how.cacheable:
-            return None
+    def _look_up(self, asked: _Asked, profile_now: Callable[[], ModelProfile]) -> Call:
+        """Find out what a call is about, and what of it is stored."""
+        texts, singular, how = asked
         while True:
             profile = profile_now()
             upstream.check_arguments(profile, how.texts_a_batch, how.precision, how.further)
@@ -385,7 +385,7 @@ class CachedEncoder(Delegate):
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
         limits, lookups = self._online, Threads(1)
-        computer = Computer(self._model, self.store, Threads(limits.concurrency))
+        computer = Computer(self._model, self.store, limits.concurrency)
         return {
             "_namespaces": Namespaces(),
             "_computer": computer,

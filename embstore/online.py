@@ -8,11 +8,9 @@ Several requests for one text wait for the same computation.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -20,9 +18,6 @@ from embstore.backends.rows import Array
 from embstore.errors import EmbstoreError
 
 Group = TypeVar("Group", bound=Hashable)
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -65,118 +60,16 @@ class _Entry:
     waiters: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The texts of a group that wait, by digest, and whether they fill a batch."""
+
+    entries: dict[bytes, _Entry] = field(default_factory=dict)
+    filled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 Compute = Callable[[Group, list[str], list[bytes]], Awaitable[Array]]
 """Makes the vectors, (n, dim), of n texts of a group; given are also the texts' digests."""
-
-
-class Threads:
-    """Threads that are kept, and belong to one purpose.
-
-    Not asyncio's own: of these there are many, and each that runs an operation of torch's gets
-    OpenMP threads of its own, which takes 0.1 s, and then they fight for the cores. 200 look-ups
-    took 1.0 s in asyncio's threads and 0.15 s in one that is kept.
-
-    Args:
-        count: how many.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._process = 0
-        self._executor: ThreadPoolExecutor | None = None
-
-    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """What the function returns, called in one of the threads."""
-        if self._executor is None or self._process != os.getpid():  # a fork has none of them
-            self._executor = ThreadPoolExecutor(self._count, "embstore")
-            self._process = os.getpid()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, _called, function, *arguments)
-
-
-def _called(function: Callable[..., Result], *arguments: Any) -> Result:
-    try:
-        return function(*arguments)
-    except StopIteration as error:  # no future can hold one: it would never be done
-        raise RuntimeError(f"{function!r} raised StopIteration") from error
-
-
-class PerLoop(Generic[Made]):
-    """What each event loop has one of.
-
-    Args:
-        make: makes one.
-    """
-
-    def __init__(self, make: Callable[[], Made]) -> None:
-        self._make = make
-        self._made: dict[asyncio.AbstractEventLoop, Made] = {}
-
-    def here(self) -> Made:
-        """That of the running event loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._made:
-            for other in [each for each in list(self._made) if each.is_closed()]:
-                self._made.pop(other, None)
-            self._made[loop] = self._make()
-        return self._made[loop]
-
-
-class Desk(Generic[Item, Result]):
-    """Serves in a thread, all at once, what was asked since the last time. For one event loop.
-
-    Args:
-        serve: gives a result, or an exception, for each item.
-        threads: where it is called.
-    """
-
-    def __init__(
-        self, serve: Callable[[list[Item]], list[Result | Exception]], threads: Threads
-    ) -> None:
-        self._serve = serve
-        self._threads = threads
-        self._asked: list[tuple[Item, asyncio.Future[Result]]] = []
-        self._served: list[tuple[Item, asyncio.Future[Result]]] = []
-        self._serving: asyncio.Task[None] | None = None
-
-    async def ask(self, item: Item) -> Result:
-        """The result for an item.
-
-        Raises:
-            Exception: that for the item.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._asked.append((item, future))
-        if self._serving is None:
-            self._serving = loop.create_task(self._serve_all())
-            self._serving.add_done_callback(self._give_up)
-        return await future
-
-    async def _serve_all(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, []
-            self._served = asked
-            try:
-                results = await self._threads.run(self._serve, [item for item, _ in asked])
-            except Exception as error:
-                results = [error] * len(asked)
-            for (_, future), result in zip(asked, results, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-        self._serving, self._served = None, []
-
-    def _give_up(self, serving: asyncio.Task[None]) -> None:
-        """Let go of all who asked if the task was cancelled, perhaps before it ran at all."""
-        if self._serving is serving:
-            self._serving = None
-            for _, future in [*self._served, *self._asked]:
-                future.cancel()  # does nothing to one that is done
-            self._asked = []
 
 
 class Gatherer(Generic[Group]):
@@ -191,8 +84,7 @@ class Gatherer(Generic[Group]):
         self._compute = compute
         self._limits = limits
         self._entries: dict[tuple[Group, bytes], _Entry] = {}
-        self._queues: dict[Group, dict[bytes, _Entry]] = {}
-        self._filled: dict[Group, asyncio.Event] = {}
+        self._queues: dict[Group, _Queue] = {}
         self._room = asyncio.Semaphore(limits.max_queue)
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,21 +135,21 @@ class Gatherer(Generic[Group]):
         self._entries[group, digest] = entry
         queue = self._queues.get(group)
         if queue is None:
-            queue = self._queues[group] = {}
-            self._filled[group] = asyncio.Event()
+            queue = self._queues[group] = _Queue()
+            # In the callback, as a task that is cancelled at once never runs at all.
             given_up = partial(self._give_up, group, queue)
-            self._start(self._serve(group)).add_done_callback(given_up)
-        queue[digest] = entry
-        if len(queue) >= self._limits.max_batch:
-            self._filled[group].set()
+            self._start(self._serve(group, queue)).add_done_callback(given_up)
+        queue.entries[digest] = entry
+        if len(queue.entries) >= self._limits.max_batch:
+            queue.filled.set()
         return entry
 
     def _abandon(self, group: Group, entry: _Entry) -> None:
         """Nobody waits any more: do not compute it, unless that has begun."""
-        queue = self._queues.get(group, {})
+        queue = self._queues.get(group)
         # The same text may be waiting again: a vector that is not stored (NaN) is asked for anew.
-        if queue.get(entry.digest) is entry:
-            del queue[entry.digest], self._entries[group, entry.digest]
+        if queue is not None and queue.entries.get(entry.digest) is entry:
+            del queue.entries[entry.digest], self._entries[group, entry.digest]
             self._room.release()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -266,35 +158,34 @@ class Gatherer(Generic[Group]):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _serve(self, group: Group) -> None:
+    async def _serve(self, group: Group, queue: _Queue) -> None:
         """Make batches of a group's queue until it is empty."""
-        queue, filled = self._queues[group], self._filled[group]
-        while queue:
-            oldest = next(iter(queue.values())).since
+        entries, most = queue.entries, self._limits.max_batch
+        while entries:
+            oldest = next(iter(entries.values())).since
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(oldest + self._limits.max_wait_ms / 1000):
-                    await filled.wait()
+                    await queue.filled.wait()
             await self._slots.acquire()
             # Taken only now, with all that came while no slot was free.
-            batch = [queue.pop(digest) for digest in list(queue)[: self._limits.max_batch]]
+            batch = [entries.pop(digest) for digest in list(entries)[:most]]
             for _ in batch:
                 self._room.release()
-            if len(queue) < self._limits.max_batch:
-                filled.clear()
-            # In the callback, as a task that is cancelled at once never runs at all.
-            done = partial(self._finish, group, batch)
-            self._start(self._answer(group, batch)).add_done_callback(done)
-        del self._queues[group], self._filled[group]
+            if len(entries) < most:
+                queue.filled.clear()
+            finished = partial(self._finish, group, batch)
+            self._start(self._answer(group, batch)).add_done_callback(finished)
+        del self._queues[group]
 
-    def _give_up(self, group: Group, queue: dict[bytes, _Entry], _: object) -> None:
-        """Let go of a queue whose task was cancelled, perhaps before it ran at all."""
+    def _give_up(self, group: Group, queue: _Queue, _: object) -> None:
+        """Let go of a queue if its task was cancelled."""
         if self._queues.get(group) is queue:
-            del self._queues[group], self._filled[group]
-            for entry in queue.values():
+            del self._queues[group]
+            for entry in queue.entries.values():
                 del self._entries[group, entry.digest]
                 entry.future.cancel()
                 self._room.release()
-            queue.clear()
+            queue.entries.clear()
 
     def _finish(self, group: Group, batch: list[_Entry], _: object) -> None:
         self._slots.release()

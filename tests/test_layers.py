@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "integrations"},
     {"encoder", "decorator", "batching"},
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
-    | {"tuning", "token_batches", "online"},
+    | {"tuning", "token_batches", "online", "threads"},
     {"store"},
     {"memory", "backends", "claims", "faults"},
     {"fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},

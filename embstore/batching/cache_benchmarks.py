@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from embstore.batching import bars
 from embstore.batching.environment import environment
 from embstore.batching.formats import format_factor, format_seconds
@@ -187,6 +185,9 @@ def cache_benchmark(
         raise ValueError("there is no text to measure with")
     if rounds < 1:
         raise ValueError(f"rounds is a number from 1 on, not {rounds}")
+    # Here, as it warns at its import where a notebook lacks ipywidgets.
+    from tqdm.auto import tqdm
+
     with (
         opened(model, model_name=model_name, device=device) as subject,
         tqdm(total=rounds * len(lists), desc="Rounds", disable=not progress) as bar,

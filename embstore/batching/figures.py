@@ -16,6 +16,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,8 @@ def require_matplotlib() -> None:
     Raises:
         ImportError: if matplotlib is not installed; it names the extra.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("figures need an extra: pip install 'embstore[bench]'") from error
+    if find_spec("matplotlib") is None:
+        raise ImportError("figures need an extra: pip install 'embstore[bench]'")
 
 
 def new_figure(height: float, width: float = _WIDTH) -> Figure:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from embstore.batching import bars
 from embstore.batching.corpus import stdlib_paragraphs
 from embstore.batching.environment import environment
@@ -200,6 +198,9 @@ def impact(
     if rounds < 1 or call_texts < 1:
         raise ValueError(f"rounds and call_texts are from 1 on, not {rounds} and {call_texts}")
     lists = [repeating(texts, share) for share in shares]
+    # Here, as it warns at its import where a notebook lacks ipywidgets.
+    from tqdm.auto import tqdm
+
     with (
         opened(model, model_name=model_name, device=device) as subject,
         tqdm(total=rounds * len(lists), desc="Rounds", disable=not progress) as bar,

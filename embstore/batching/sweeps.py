@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from embstore import fingerprint
 from embstore.batching import figures
 from embstore.batching.environment import environment
@@ -236,6 +234,9 @@ def sweep(
     if where is None:
         as_vectors(compute(longest_first[:1]), 1, name)
     total = sum(sizes) + rounds * len(sizes) * len(longest_first)
+    # Here, as it warns at its import where a notebook lacks ipywidgets.
+    from tqdm.auto import tqdm
+
     with tqdm(total=total, desc="Texts", unit="text", disable=not progress) as bar:
         timings = measure(
             compute, longest_first, sizes, rounds, device=where, progressed=bar.update

@@ -1,0 +1,1 @@
+"""Trials that wear a store out: the short forms are tests, the long forms are ``make soak``."""

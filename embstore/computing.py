@@ -9,6 +9,7 @@ from embstore.backends.rows import Array
 from embstore.call import Call, Group
 from embstore.lookup import Lookup
 from embstore.models import Model
+from embstore.share import Work, share_of
 from embstore.store import EmbeddingStore
 from embstore.threads import Threads
 from embstore.token_batches import BatchLimit
@@ -29,10 +30,14 @@ class Computer:
         model: computes.
         store: keeps vectors, and what is learnt of the model's best batches.
         concurrency: batches of several calls' texts that are computed at the same time.
+        coalesce: whether texts that another worker is computing are left to it.
     """
 
-    def __init__(self, model: Model, store: EmbeddingStore, concurrency: int) -> None:
+    def __init__(
+        self, model: Model, store: EmbeddingStore, concurrency: int, coalesce: bool
+    ) -> None:
         self._model = model
+        self._coalesce = coalesce
         self._store = store
         self._tuner = Tuner(store)
         self._together = Threads(concurrency)
@@ -45,8 +50,11 @@ class Computer:
         like lengths, and the estimate of the time left errs on the safe side.
         """
         missing = sorted(lookup.missing, key=lambda position: -len(texts[position]))
-        plan = self._plan(call, missing, texts)
-        with _progress(len(texts), len(texts) - len(missing), show) as bar:
+        with (
+            share_of(lookup, missing, texts, coalesce=self._coalesce) as work,
+            _progress(len(texts), len(texts) - len(missing), show) as bar,
+        ):
+            plan = self._plan(call, work, texts)
             for chunk, limit in plan:
                 began = time.perf_counter()
                 output = self._model.compute(
@@ -54,8 +62,10 @@ class Computer:
                 )
                 seconds = time.perf_counter() - began
                 plan.took(seconds)
-                lookup.complete(chunk, output, seconds)
-                bar.update(len(chunk))
+                lookup.complete(chunk, output, seconds, work.owner)
+                work.took(chunk, seconds)
+                bar.update(len(chunk) + work.take_found())
+            bar.update(work.take_found())
 
     async def compute_together(self, group: Group, texts: list[str], digests: list[bytes]) -> Array:
         """Compute and commit texts of several calls, in a thread.
@@ -78,18 +88,19 @@ class Computer:
     def _compute_now(self, call: Call, lookup: Lookup, texts: list[str]) -> None:
         if not self._model.profile().same_vectors(call.profile):
             raise ModelChangedError
-        lookup.look_again()  # others may have computed some, until it was this one's turn
+        # Others may have computed some, until it was this one's turn.
+        lookup.missing = lookup.look_again(lookup.missing)
         self.compute(call, lookup, texts)
 
-    def _plan(self, call: Call, missing: list[int], texts: list[str]) -> Plan:
+    def _plan(self, call: Call, work: Work, texts: list[str]) -> Plan:
         how = call.arguments
         fixed = BatchLimit(how.texts_a_batch, "texts")
         if how.several_devices:
-            return Plan(missing, fixed, _POOL_CHUNK_TEXTS)
-        if not missing or how.batch_size != "auto" or not self._model.is_tunable:
-            return Plan(missing, fixed)
+            return Plan(work, fixed, _POOL_CHUNK_TEXTS)
+        if not work.ahead or how.batch_size != "auto" or not self._model.is_tunable:
+            return Plan(work, fixed)
         place = Place.of(self._model.load(), call.profile, how.device)
-        return TunedPlan(self._tuner, place, missing, texts)
+        return TunedPlan(self._tuner, place, work, texts)
 
 
 def _progress(total: int, hits: int, show: bool) -> Any:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -13,6 +14,7 @@ from embstore.backends.rows import Array
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.online import Gatherer, OnlineBatching
+from embstore.share import Work, share_of
 from embstore.store import EmbeddingStore
 from embstore.threads import PerLoop
 
@@ -35,6 +37,7 @@ def cached(
     version: str | None = None,
     batch_size: int = 256,
     on_miss: str = "encode",
+    coalesce: bool = True,
     online: OnlineBatching | None = None,
 ) -> Callable[[F], F]:
     """Keep what a function from texts to vectors returns.
@@ -50,6 +53,7 @@ def cached(
         version: change it when the function's vectors change.
         batch_size: most texts in one call of the function.
         on_miss: "encode" calls the function, "raise" raises CacheMissError.
+        coalesce: whether a text that another thread or process is computing is left to it.
         online: how concurrent requests to an async function are gathered; by default ``batch_size``
             texts in a call, and 4 calls at a time.
 
@@ -83,13 +87,22 @@ def cached(
                 lookup.raise_if_missing()
             return namespace, lookup
 
+        def share(lookup: Lookup, texts: list[str]) -> AbstractContextManager[Work]:
+            return share_of(lookup, lookup.missing, texts, coalesce=coalesce)
+
         if inspect.iscoroutinefunction(function):
 
             async def compute(group: _Group, texts: list[str], digests: list[bytes]) -> Array:
-                began = time.perf_counter()
-                output = await function(texts, **group.arguments)
                 lookup = Lookup.absent(store, group.namespace, texts, digests)
-                lookup.complete(range(len(texts)), output, time.perf_counter() - began)
+                with share(lookup, texts) as work:
+                    while chunk := await work.take_async(batch_size):
+                        began = time.perf_counter()
+                        output = await function(
+                            [texts[place] for place in chunk], **group.arguments
+                        )
+                        seconds = time.perf_counter() - began
+                        lookup.complete(chunk, output, seconds, work.owner)
+                        work.took(chunk, seconds)
                 return lookup.vectors()
 
             gatherers = PerLoop(lambda: Gatherer(compute, limits))
@@ -108,11 +121,13 @@ def cached(
         def synchronous(texts: Any, **arguments: Any) -> Any:
             listed = _listed(texts)
             _, lookup = look_up(listed, arguments)
-            for start in range(0, len(lookup.missing), batch_size):
-                chunk = lookup.missing[start : start + batch_size]
-                began = time.perf_counter()
-                output = function([listed[place] for place in chunk], **arguments)
-                lookup.complete(chunk, output, time.perf_counter() - began)
+            with share(lookup, listed) as work:
+                while chunk := work.take(batch_size):
+                    began = time.perf_counter()
+                    output = function([listed[place] for place in chunk], **arguments)
+                    seconds = time.perf_counter() - began
+                    lookup.complete(chunk, output, seconds, work.owner)
+                    work.took(chunk, seconds)
             vectors = lookup.vectors()
             return vectors[0] if isinstance(texts, str) else vectors
 

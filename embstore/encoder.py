@@ -46,6 +46,7 @@ class CachedEncoder(Delegate):
         model_kwargs: as in ``SentenceTransformer``; so are all further arguments (``revision``,
             ``truncate_dim``, ``prompts``, ``trust_remote_code``, ...), for a name or path only.
         on_miss: "encode" computes what is missing, "raise" raises CacheMissError.
+        coalesce: whether workers (threads, processes) that lack the same texts divide them.
         online: how :meth:`aencode` gathers concurrent requests.
 
     Raises:
@@ -74,18 +75,19 @@ class CachedEncoder(Delegate):
         device: str | None = None,
         model_kwargs: dict[str, Any] | None = None,
         on_miss: Literal["encode", "raise"] = "encode",
+        coalesce: bool = True,
         online: OnlineBatching = _ONLINE,
         **loading: Any,
     ) -> None:
         if on_miss not in ("encode", "raise"):
             raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
-        own: dict[str, Any] = {
+        self.__dict__ |= {
             "store": EmbeddingStore() if store is None else store,
             "_on_miss": on_miss,
             "_device": device,
             "_online": online,
+            "_coalesce": coalesce,
         }
-        self.__dict__.update(own)
         self.__dict__["_model"] = as_model(
             model,
             self.store,
@@ -135,8 +137,8 @@ class CachedEncoder(Delegate):
         upstream's 32 texts.
 
         Returns:
-            By default the vectors, (n, dim), float32 unless the model gives another dtype,
-            C-contiguous, the caller's own; (dim,) for a single text.
+            By default (n, dim) vectors, float32 unless the model gives another dtype, C-contiguous,
+            the caller's own; (dim,) for a single text.
 
         Raises:
             CacheMissError: if texts are missing and ``on_miss="raise"``.
@@ -385,7 +387,7 @@ class CachedEncoder(Delegate):
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
         limits, lookups = self._online, Threads(1)
-        computer = Computer(self._model, self.store, limits.concurrency)
+        computer = Computer(self._model, self.store, limits.concurrency, self._coalesce)
         return {
             "_namespaces": Namespaces(),
             "_computer": computer,

@@ -30,6 +30,8 @@ class Lookup:
         found: for which, (n,) bool.
 
     Attributes:
+        store: where they were looked up.
+        namespace: what else decides the vectors.
         missing: positions of the missing texts, each text once, in the order given.
     """
 
@@ -42,8 +44,8 @@ class Lookup:
         vectors: Array,
         found: Found,
     ) -> None:
-        self._store = store
-        self._namespace = namespace
+        self.store = store
+        self.namespace = namespace
         self._texts = texts
         self._digests = digests
         self._vectors = vectors
@@ -72,17 +74,21 @@ class Lookup:
         nothing = np.zeros((count, 0), np.float32), np.zeros(count, np.bool_)
         return cls(store, namespace, texts, digests, *nothing)
 
-    def look_again(self) -> None:
-        """Look for what is missing once more: others may have stored it meanwhile."""
-        if not self.missing:
-            return
-        digests = [self._digests[position] for position in self.missing]
-        vectors, found = self._store.find(self._namespace, digests)
-        self._store.count(misses=-len(digests))  # they have been counted before
+    def digests(self, positions: Sequence[int]) -> list[bytes]:
+        """The digests of the texts at some positions."""
+        return [self._digests[position] for position in positions]
+
+    def look_again(self, positions: Sequence[int]) -> list[int]:
+        """Look for texts at some of the :attr:`missing` positions once more: others may have stored
+        them meanwhile. Returns the positions of those that are missing still."""
+        if not positions:
+            return []
+        digests = self.digests(positions)
+        vectors, found = self.store.find(self.namespace, digests, again=True)
         places = np.flatnonzero(found).tolist()
         if places:
-            self._fill([self.missing[place] for place in places], vectors[places])
-            self.missing = [self.missing[place] for place in np.flatnonzero(~found).tolist()]
+            self._fill([positions[place] for place in places], vectors[places])
+        return [positions[place] for place in np.flatnonzero(~found).tolist()]
 
     def raise_if_missing(self) -> None:
         """Raise CacheMissError unless every text was found."""
@@ -91,34 +97,41 @@ class Lookup:
             first = tuple(self._texts[position] for position in shown)
             raise CacheMissError(
                 f"{len(self.missing):,} of {len(self._texts):,} texts are not stored for "
-                f"{self._namespace.model_name}; the first: "
+                f"{self.namespace.model_name}; the first: "
                 + ", ".join(f"{text[:60]!r}" for text in first),
                 missing=len(self.missing),
                 total=len(self._texts),
                 first=first,
                 indices=tuple(shown),
-                namespace=self._namespace,
+                namespace=self.namespace,
             )
 
-    def complete(self, positions: Sequence[int], output: Any, seconds: float) -> None:
+    def complete(
+        self,
+        positions: Sequence[int],
+        output: Any,
+        seconds: float,
+        owner: bytes | None = None,
+    ) -> None:
         """Store what a model gave for the texts at ``positions`` (some of :attr:`missing`).
 
         Args:
             positions: k positions.
             output: the model's (k, dim) vectors, as an array or nested lists.
             seconds: what computing them took.
+            owner: whose claim on them ends with this.
 
         Raises:
             ModelOutputError: if that is not one vector of the right length for each.
         """
-        vectors = as_vectors(output, len(positions), self._namespace.model_name)
+        vectors = as_vectors(output, len(positions), self.namespace.model_name)
         self._fill(positions, vectors)
-        digests = [self._digests[position] for position in positions]
+        digests = self.digests(positions)
         try:
-            self._store.keep(self._namespace, digests, vectors, seconds)
+            self.store.keep(self.namespace, digests, vectors, seconds, owner)
         except NamespaceError as error:  # other vectors are stored that were not looked up here
-            raise ModelOutputError(str(error), model_name=self._namespace.model_name) from error
-        self._store.count(encode_seconds=seconds)
+            raise ModelOutputError(str(error), model_name=self.namespace.model_name) from error
+        self.store.count(encode_seconds=seconds)
 
     async def complete_together(self, gatherer: Gatherer[Group], group: Group) -> None:
         """Have all that is missing computed, and stored, together with what other requests lack.
@@ -137,11 +150,11 @@ class Lookup:
         for position, vector in zip(self.missing, vectors, strict=True):
             self._fill([position], vector[None])
         # What another request had computed anyway is no miss of this one.
-        self._store.count(hits=shared, misses=-shared, deduplicated=shared)
+        self.store.count_shared(self.namespace, shared)
 
     def _fill(self, positions: Sequence[int], vectors: Array) -> None:
         """Put in computed vectors, (k, dim), for k positions."""
-        name = self._namespace.model_name
+        name = self.namespace.model_name
         if self._vectors.shape[1] != vectors.shape[1]:
             if self._vectors.shape[1] != 0:
                 raise ModelOutputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,29 +13,6 @@ from embstore.locks import MEMORY
 OVERHEAD = 200
 """Bytes that one entry takes beyond its vector (two bytes objects, a slot of the ordered dict):
 measured with tracemalloc on CPython 3.11, 196."""
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def parse_bytes(size: int | str | None) -> int | None:
-    """A number of bytes from 256, "256MB" (10**6) or "256MiB" (2**20); None is no limit.
-
-    Raises:
-        ValueError: if ``size`` is negative or not a size.
-
-    >>> parse_bytes("1.5kB"), parse_bytes("1 GiB"), parse_bytes(None)
-    (1500, 1073741824, None)
-    """
-    if size is None:
-        return None
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-        if match and match[2].upper() in _UNITS:
-            return int(float(match[1]) * _UNITS[match[2].upper()])
-    elif isinstance(size, int) and not isinstance(size, bool) and size >= 0:
-        return size
-    raise ValueError(f'a size is a number of bytes or a text like "256MB" or "1GiB", not {size!r}')
 
 
 def memory_prefix(namespace_id: bytes, dtype: np.dtype[Any], dim: int) -> bytes:

@@ -7,23 +7,29 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from embstore.backends import open_backend, resolve_location
-from embstore.backends.base import Backend, CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.base import (
+    Backend,
+    CompactReport,
+    Found,
+    NamespaceInfo,
+    VerifyReport,
+)
 from embstore.backends.rows import Array, as_vectors
+from embstore.claims import Claims
 from embstore.errors import StoreError
 from embstore.faults import Faults
 from embstore.keys import Namespace, digest_texts
-from embstore.memory import MemoryTier, memory_prefix, parse_bytes
+from embstore.memory import MemoryTier
 from embstore.stats import Counters, Stats
-
-_SMALL_CALL = 64
-"""Texts up to which what the backend found is kept in memory. One text takes 9 µs from there and 46
-from disk, ten thousand the same from both; and a scan must not push out what is hot."""
+from embstore.tiers import Tiers
+from embstore.units import parse_bytes, parse_seconds
 
 
 class EmbeddingStore:
@@ -50,6 +56,10 @@ class EmbeddingStore:
             raises :class:`~embstore.errors.StoreError`.
         seed: seed of a new store's digests, 0 to 2**63-1, for stores that are to be merged; random
             by default.
+
+    Attributes:
+        location: where it is: a path, or a URL of another scheme than disk.
+        claims: who is computing which texts.
 
     Raises:
         StoreRefusedError: if the store must not be used as it is (see there).
@@ -89,8 +99,7 @@ class EmbeddingStore:
         }
         self._read_only = read_only
         self._faults = Faults(self.location, on_error)
-        self._memory = MemoryTier(parse_bytes(memory_limit), maxsize)
-        self._layouts: dict[bytes, tuple[np.dtype[Any], int]] = {}
+        memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._counters = Counters()
         self._hits: Counter[bytes] = Counter()
         self._write_after = 0.0
@@ -101,6 +110,8 @@ class EmbeddingStore:
             ),
             None,
         )
+        self._tiers = Tiers(memory, self._backend, self._faults)
+        self.claims = Claims(None if read_only else self._backend)
         if self._backend is not None:
             seed = self._backend.seed
         self._seed = secrets.randbits(63) if seed is None else seed
@@ -124,7 +135,7 @@ class EmbeddingStore:
         """Let go of files and connections. What was put is on disk already."""
         if self._backend is not None:
             self._backend.close()
-        self._memory.clear()
+        self._tiers.clear_memory()
 
     # --- texts in, vectors out ------------------------------------------------------------------
 
@@ -176,9 +187,7 @@ class EmbeddingStore:
         try:
             return self._need_backend().delete_many(namespace, digests)
         finally:
-            if namespace.id in self._layouts:
-                prefix = memory_prefix(namespace.id, *self._layouts[namespace.id])
-                self._memory.delete_many([prefix + digest for digest in digests])
+            self._tiers.forget(namespace, digests)
 
     # --- the same by digest, for what stands on top of a store ----------------------------------
 
@@ -186,76 +195,49 @@ class EmbeddingStore:
         """The 16-byte digest of each text, seeded with this store's seed."""
         return digest_texts(texts, self._seed)
 
-    def find(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
-        """:meth:`get_many` by digest: memory tier, then backend."""
-        vectors, in_memory = self._find_in_memory(namespace, digests)
-        found = in_memory
-        if not in_memory.all() or not len(digests):
-            vectors, found = self._find_in_backend(namespace, digests, vectors, in_memory)
+    def find(
+        self, namespace: Namespace, digests: Sequence[bytes], *, again: bool = False
+    ) -> tuple[Array, Found]:
+        """:meth:`get_many` by digest: memory tier, then backend.
+
+        ``again`` means that these were looked up before, and are counted as misses already.
+        """
+        vectors, found, in_memory = self._tiers.find(namespace, digests)
         absent = [] if found.all() else np.flatnonzero(~found).tolist()
+        present = len(digests) - len(absent)
         misses = len({digests[number] for number in absent})
+        hits, misses = (present, -present) if again else (len(digests) - misses, misses)
         memory_hits = int(np.count_nonzero(in_memory))
         self._counters.add(
-            hits=len(digests) - misses,
+            hits=hits,
             misses=misses,
             memory_hits=memory_hits,
-            disk_hits=len(digests) - len(absent) - memory_hits,
-            deduplicated=len(digests) - len(set(digests)),
+            disk_hits=present - memory_hits,
+            deduplicated=0 if again else len(digests) - len(set(digests)),
         )
-        self._hits[namespace.id] += len(digests) - misses
+        self._note(namespace, hits, misses)
         return vectors, found
 
-    def _find_in_memory(
-        self, namespace: Namespace, digests: Sequence[bytes]
-    ) -> tuple[Array, Found]:
-        if len(self._memory) and namespace.id in self._layouts:
-            dtype, dim = self._layouts[namespace.id]
-            prefix = memory_prefix(namespace.id, dtype, dim)
-            rows = self._memory.get_many([prefix + digest for digest in digests])
-            if None not in rows:
-                # A bytearray, so that the array can be written.
-                joined = bytearray().join(rows)  # type: ignore[arg-type]
-                return np.frombuffer(joined, dtype).reshape(-1, dim), np.ones(len(rows), np.bool_)
-            found = np.array([row is not None for row in rows], np.bool_)
-            vectors = np.zeros((len(digests), dim), dtype)
-            if found.any():
-                kept = b"".join(row for row in rows if row is not None)
-                vectors[found] = np.frombuffer(kept, dtype).reshape(-1, dim)
-            return vectors, found
-        return np.zeros((len(digests), 0), np.float32), np.zeros(len(digests), np.bool_)
+    def _note(self, namespace: Namespace, hits: int, misses: int) -> None:
+        self._hits[namespace.id] += hits
+        if self._backend is not None:
+            self._backend.count(namespace, hits, misses)
 
-    def _find_in_backend(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, in_memory: Found
-    ) -> tuple[Array, Found]:
-        backend = self._backend
-        if backend is None:
-            return vectors, in_memory
-        every = digests
-        if in_memory.any():
-            places = np.flatnonzero(~in_memory)
-            digests = [digests[place] for place in places.tolist()]
-        got = self._faults.guard(lambda: backend.get_many(namespace, digests), None)
-        if got is None:
-            return vectors, in_memory
-        more, found = got
-        if in_memory.any() and (more.dtype, more.shape[1]) != (vectors.dtype, vectors.shape[1]):
-            # Another process cleared the namespace and stored vectors of another kind.
-            self._memory.clear(namespace.id)
-            return self._find_in_backend(namespace, every, vectors, np.zeros_like(in_memory))
-        if len(digests) <= _SMALL_CALL and found.any():
-            kept = np.flatnonzero(found)
-            self._admit(namespace, [digests[number] for number in kept.tolist()], more[kept])
-        if not in_memory.any():
-            return more, found
-        vectors[places[found]] = more[found]
-        all_found = in_memory.copy()
-        all_found[places] = found
-        return vectors, all_found
+    def count_shared(self, namespace: Namespace, texts: int) -> None:
+        """Count texts as found that were counted as misses: another call had them computed."""
+        self._counters.add(hits=texts, misses=-texts, deduplicated=texts)
+        self._note(namespace, texts, -texts)
 
     def keep(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float = 0.0,
+        owner: bytes | None = None,
     ) -> None:
-        """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took."""
+        """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took. The
+        claim of ``owner`` ends with it."""
         if vectors.dtype.kind == "f":
             finite = np.isfinite(vectors).all(axis=1)
             if not finite.all():
@@ -266,7 +248,7 @@ class EmbeddingStore:
         if backend is not None and not self._read_only and time.monotonic() >= self._write_after:
             start = time.monotonic()
             stored = self._faults.guard(
-                lambda: backend.put_many(namespace, digests, vectors, seconds), None
+                lambda: backend.put_many(namespace, digests, vectors, seconds, owner), None
             )
             if stored is None:
                 self._counters.add(write_errors=1)
@@ -278,21 +260,7 @@ class EmbeddingStore:
             # The others were stored before, by somebody else: theirs is the vector to be found.
             digests = [digests[number] for number in np.flatnonzero(stored).tolist()]
             vectors = vectors[stored]
-        self._admit(namespace, digests, vectors)
-
-    def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:
-        if not len(digests) or not self._memory.keeps:
-            return
-        layout = (vectors.dtype, vectors.shape[1])
-        if self._layouts.setdefault(namespace.id, layout) != layout:
-            self._memory.clear(namespace.id)
-            self._layouts[namespace.id] = layout
-        raw, stride = vectors.tobytes(), vectors.dtype.itemsize * vectors.shape[1]
-        prefix = memory_prefix(namespace.id, *layout)
-        self._memory.put_many(
-            (prefix + digest, raw[number * stride : (number + 1) * stride])
-            for number, digest in enumerate(digests)
-        )
+        self._tiers.admit(namespace, digests, vectors)
 
     # --- what is known of models ----------------------------------------------------------------
 
@@ -332,7 +300,7 @@ class EmbeddingStore:
         try:
             return sum(backend.clear(each) for each in gone)
         finally:
-            self._memory.clear(b"" if namespace is None else namespace.id)
+            self._tiers.clear_memory(namespace)
 
     def verify(self) -> VerifyReport:
         """Check every row of the store against its checksum and the ledger. Writes nothing.
@@ -350,11 +318,21 @@ class EmbeddingStore:
         """
         return self._need_backend().compact()
 
-    def prune(self, *, max_size: int | str, namespace: Namespace | None = None) -> int:
-        """Delete the vectors used longest ago until less than ``max_size`` bytes are taken.
+    def prune(
+        self,
+        *,
+        max_size: int | str | None = None,
+        older_than: float | str | timedelta | None = None,
+        namespace: Namespace | None = None,
+    ) -> int:
+        """Delete the vectors used longest ago.
 
         Args:
-            max_size: bytes, as ``memory_limit`` is given.
+            max_size: bytes, as ``memory_limit`` is given: vectors go until less is taken.
+            older_than: seconds, a ``timedelta``, or a text like "30d" or "12h": vectors go that
+                were not read for longer than this or, if they never were, stored before. Reads of a
+                process are known when it next writes, and when it closes the store or ends; the
+                time of storing to ten minutes.
             namespace: delete only vectors of this namespace, and count only their bytes.
 
         Returns:
@@ -362,13 +340,15 @@ class EmbeddingStore:
 
         Raises:
             StoreError: if the store cannot be written.
-            ValueError: if ``max_size`` is no size.
+            ValueError: if neither is given, or one is no size or no time.
         """
-        limit = parse_bytes(max_size)
-        if limit is None:
-            raise ValueError("max_size is a size, not None")
-        pruned = self._need_backend().prune(limit, namespace)
-        self._memory.clear(b"" if namespace is None else namespace.id)
+        if max_size is None and older_than is None:
+            raise ValueError("say what is to go: by max_size=, older_than=, or both")
+        seconds = None if older_than is None else parse_seconds(older_than)
+        pruned = self._need_backend().prune(
+            namespace, max_size=parse_bytes(max_size), older_than=seconds
+        )
+        self._tiers.clear_memory(namespace)
         return pruned
 
     def stats(self) -> Stats:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from embstore import machine
 from embstore.fingerprint import ModelProfile
 from embstore.keys import canonical_json
+from embstore.share import Work
 from embstore.store import EmbeddingStore
 from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
 
@@ -154,14 +155,14 @@ class Plan:
     Iterate over it, compute each chunk before the next is taken, and say what it :meth:`took`.
 
     Args:
-        positions: of the texts to compute, longest first.
+        work: the texts to compute, longest first.
         limit: of their batches.
         texts: how many to compute between two commits, about: always whole batches, so that cutting
             a call into chunks leaves upstream's batches as they are.
     """
 
-    def __init__(self, positions: list[int], limit: BatchLimit, texts: int = CHUNK_TEXTS) -> None:
-        self._positions = positions
+    def __init__(self, work: Work, limit: BatchLimit, texts: int = CHUNK_TEXTS) -> None:
+        self._work = work
         self._limit = limit
         self._texts_a_chunk = texts
         self._seconds = 0.0
@@ -175,8 +176,8 @@ class Plan:
         # How many texts some tokens are is not known, but few have less than eight.
         batch = size if self._limit.unit == "texts" else max(1, min(size // 8, _MOST_CHUNK_TEXTS))
         step = batch * max(1, self._texts_a_chunk // batch)
-        for start in range(0, len(self._positions), step):
-            yield self._positions[start : start + step], self._limit
+        while chunk := self._work.take(step, batch if self._limit.unit == "texts" else 1):
+            yield chunk, self._limit
 
 
 class TunedPlan(Plan):
@@ -185,15 +186,13 @@ class TunedPlan(Plan):
     Args:
         tuner: remembers.
         place: where the model computes.
-        positions: of the texts to compute, longest first.
+        work: the texts to compute, longest first.
         texts: all texts of the call.
     """
 
-    def __init__(
-        self, tuner: Tuner, place: Place, positions: list[int], texts: Sequence[str]
-    ) -> None:
+    def __init__(self, tuner: Tuner, place: Place, work: Work, texts: Sequence[str]) -> None:
         self._tuned = tuner.recall(place)
-        super().__init__(positions, BatchLimit(self._tuned.size, place.unit))
+        super().__init__(work, BatchLimit(self._tuned.size, place.unit))
         self._tuner = tuner
         self._place = place
         self._texts = texts
@@ -206,6 +205,8 @@ class TunedPlan(Plan):
             if not parts:
                 break
             speeds = yield from self._try(sizes, tuned.size, parts)
+            if speeds is None:
+                break
             best = max(speeds, key=speeds.__getitem__)
             better = speeds[best] > _CLEARLY_BETTER
             tuned = Tuned(best if better else tuned.size, settled=not better)
@@ -224,10 +225,10 @@ class TunedPlan(Plan):
 
         None, if together they were more than one in ``_SHARE`` of the texts.
         """
-        tokens = self._place.unit == "tokens"
-        there = self._tokens(self._positions) if tokens else len(self._positions)
+        ahead = self._work.ahead
+        there = self._tokens(ahead) if self._place.unit == "tokens" else len(ahead)
         every = int(there // (count * amount))
-        sample = self._positions[:: max(1, every)]
+        sample = ahead[:: max(1, every)]
         if every < _SHARE or len(sample) < count:
             return []
         return [sample[number::count] for number in range(count)]
@@ -239,33 +240,38 @@ class TunedPlan(Plan):
 
     def _try(
         self, sizes: list[int], known: int, parts: list[list[int]]
-    ) -> Generator[Chunk, None, dict[int, float]]:
+    ) -> Generator[Chunk, None, dict[int, float] | None]:
         """Compute parts in batches of each of the sizes in turn.
 
         Returns:
-            The speed of each size relative to that of the size ``known`` before.
+            The speed of each size relative to that of the size ``known`` before; None if other
+            workers are at work on the same texts, and one measures them as well.
         """
-        unit = self._place.unit
-        used = {*parts[-1]}
         # Not timed: memory touched for the first time is dear.
-        yield parts.pop(), BatchLimit(known, unit)
+        yield from self._time(parts.pop(), known)
         paces: dict[int, list[float]] = {size: [] for size in sizes}
         for number in range(_ROUNDS):
             for size in [*sizes[number:], *sizes[:number]]:
-                part = parts.pop()
-                used.update(part)
-                yield part, BatchLimit(size, unit)
-                paces[size].append(self._seconds / self._tokens(part))
+                pace = yield from self._time(parts.pop(), size)
+                if self._work.others:
+                    return None
+                paces[size].append(pace)
             quickest = min(paces[size][-1] for size in sizes)
             sizes = [
                 size
                 for size in sizes
                 if size == known or paces[size][-1] * _CLEARLY_WORSE < quickest
             ]
-        self._positions = [position for position in self._positions if position not in used]
         return {
             size: statistics.median(
                 known_pace / pace for known_pace, pace in zip(paces[known], taken, strict=False)
             )
             for size, taken in paces.items()
         }
+
+    def _time(self, part: list[int], size: int) -> Generator[Chunk, None, float]:
+        """Compute a part, and what of it is this worker's; the seconds that a token took."""
+        part = self._work.choose(part)
+        if part:
+            yield part, BatchLimit(size, self._place.unit)
+        return self._seconds / max(1, self._tokens(part))

@@ -14,10 +14,11 @@ LAYERS = [
     {"cli", "integrations"},
     {"encoder", "decorator", "batching"},
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
-    | {"tuning", "token_batches", "online", "threads"},
-    {"store"},
-    {"memory", "backends", "claims", "faults"},
-    {"fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},
+    | {"tuning", "token_batches", "online", "threads", "share"},
+    {"store", "doctor"},
+    {"tiers", "claims"},
+    {"memory", "backends", "faults"},
+    {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embstore import EmbeddingStore
-from embstore.memory import OVERHEAD, MemoryTier, parse_bytes
+from embstore.memory import OVERHEAD, MemoryTier
+from embstore.units import parse_bytes
 from tests.helpers import MODEL, OTHER, check, put, texts_of, vectors_of
 
 KEYS = [b"a" * 32, b"b" * 32, b"c" * 32, b"d" * 32, b"e" * 32, b"f" * 32]

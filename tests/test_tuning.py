@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embstore import CachedEncoder, EmbeddingStore, tuning
+from embstore.share import Work
 from embstore.token_batches import BatchLimit
 from embstore.tuning import Place, Plan, TunedPlan, Tuner
 
@@ -41,7 +42,7 @@ class TestFixed:
     @given(st.integers(0, 1000), st.integers(1, 500), st.integers(1, 500))
     def test_whole_batches_in_order(self, count: int, size: int, texts: int) -> None:
         chunks = [
-            chunk for chunk, _ in run(Plan([*range(count)], BatchLimit(size, "texts"), texts))
+            chunk for chunk, _ in run(Plan(Work([*range(count)]), BatchLimit(size, "texts"), texts))
         ]
         assert [*itertools.chain(*chunks)] == [*range(count)]
         for chunk in chunks[:-1]:
@@ -49,7 +50,9 @@ class TestFixed:
             assert len(chunk) <= max(size, texts)
 
     def test_large_budgets_have_larger_chunks(self) -> None:
-        chunks = [chunk for chunk, _ in run(Plan([*range(10_000)], BatchLimit(65_536, "tokens")))]
+        chunks = [
+            chunk for chunk, _ in run(Plan(Work([*range(10_000)]), BatchLimit(65_536, "tokens")))
+        ]
         assert len(chunks[0]) == 1024
 
 
@@ -59,7 +62,7 @@ class TestTrials:
         tuner = Tuner(store)
         # Several calls: one may not have the texts for all of the way.
         for _ in range(4):
-            run(TunedPlan(tuner, PLACE, LONGEST_FIRST, TEXTS), best_at(best))
+            run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST), TEXTS), best_at(best))
         tuned = tuner.recall(PLACE)
         assert tuned.settled
         assert tuned.size == best
@@ -67,41 +70,45 @@ class TestTrials:
     @given(count=st.integers(0, 20_000), best=st.sampled_from([512, 2048, 8192]))
     def test_every_text_is_computed_once(self, count: int, best: int) -> None:
         positions = LONGEST_FIRST[:count]
-        chunks = run(TunedPlan(Tuner(NOWHERE), PLACE, positions, TEXTS), best_at(best))
+        chunks = run(TunedPlan(Tuner(NOWHERE), PLACE, Work(positions), TEXTS), best_at(best))
         assert Counter(itertools.chain(*(chunk for chunk, _ in chunks))) == Counter(positions)
 
     def test_take_a_bounded_share_of_the_texts(self, store: EmbeddingStore) -> None:
-        chunks = run(TunedPlan(Tuner(store), PLACE, LONGEST_FIRST, TEXTS), best_at(2048))
+        chunks = run(TunedPlan(Tuner(store), PLACE, Work(LONGEST_FIRST), TEXTS), best_at(2048))
         other = [len(chunk) for chunk, limit in chunks if limit.size != 2048]
         assert 0 < sum(other) < len(TEXTS) / 4
         assert {limit.size for _, limit in chunks} == {1024, 2048, 4096}
 
     def test_are_of_all_lengths_alike(self, store: EmbeddingStore) -> None:
-        chunks = run(TunedPlan(Tuner(store), PLACE, LONGEST_FIRST, TEXTS), best_at(2048))
+        chunks = run(TunedPlan(Tuner(store), PLACE, Work(LONGEST_FIRST), TEXTS), best_at(2048))
         trials = [chunk for chunk, _ in chunks][:10]
         means = [np.mean([len(TEXTS[position]) for position in chunk]) for chunk in trials]
         assert max(means) < 1.05 * min(means)
 
     def test_are_left_out_where_texts_are_few(self, store: EmbeddingStore) -> None:
         tuner = Tuner(store)
-        chunks = run(TunedPlan(tuner, PLACE, LONGEST_FIRST[-500:], TEXTS), best_at(512))
+        chunks = run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST[-500:]), TEXTS), best_at(512))
         assert {limit.size for _, limit in chunks} == {2048}
         assert not tuner.recall(PLACE).settled
 
     def test_few_texts_that_are_very_long(self, store: EmbeddingStore) -> None:
         long = Place(key=bytes(16), unit="tokens", start=2048, most=262_144, longest=8192)
         texts = ["word " * 8000] * 40
-        chunks = [chunk for chunk, _ in run(TunedPlan(Tuner(store), long, [*range(40)], texts))]
+        chunks = [
+            chunk for chunk, _ in run(TunedPlan(Tuner(store), long, Work([*range(40)]), texts))
+        ]
         assert sorted(itertools.chain(*chunks)) == [*range(40)]
         assert all(chunks)
 
     def test_end_early_for_what_is_clearly_slow(self, store: EmbeddingStore) -> None:
-        chunks = run(TunedPlan(Tuner(store), PLACE, LONGEST_FIRST, TEXTS), best_at(2048, slope=1))
+        chunks = run(
+            TunedPlan(Tuner(store), PLACE, Work(LONGEST_FIRST), TEXTS), best_at(2048, slope=1)
+        )
         assert Counter(limit.size for _, limit in chunks)[4096] == 1
 
     def test_small_differences_change_nothing(self, store: EmbeddingStore) -> None:
         tuner = Tuner(store)
-        run(TunedPlan(tuner, PLACE, LONGEST_FIRST, TEXTS), best_at(4096, slope=0.02))
+        run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST), TEXTS), best_at(4096, slope=0.02))
         assert (tuner.recall(PLACE).size, tuner.recall(PLACE).settled) == (2048, True)
 
     def test_one_slow_moment_decides_nothing(self, store: EmbeddingStore) -> None:
@@ -110,12 +117,12 @@ class TestTrials:
         def seconds(size: int, characters: int) -> float:
             return best_at(2048)(size, characters) * (1.1 if next(turn) == 2 else 1)
 
-        run(TunedPlan(tuner, PLACE, LONGEST_FIRST, TEXTS), seconds)
+        run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST), TEXTS), seconds)
         assert tuner.recall(PLACE).size == 2048
 
     def test_never_leave_the_bounds(self, store: EmbeddingStore) -> None:
         small = Place(key=bytes(16), unit="tokens", start=256, most=256, longest=8)
-        chunks = run(TunedPlan(Tuner(store), small, LONGEST_FIRST, TEXTS), best_at(8192))
+        chunks = run(TunedPlan(Tuner(store), small, Work(LONGEST_FIRST), TEXTS), best_at(8192))
         assert {limit.size for _, limit in chunks} == {256}
         assert Tuner(store).recall(small).settled
 
@@ -124,13 +131,13 @@ class TestKept:
     def test_in_the_store(
         self, store: EmbeddingStore, reopened: Callable[..., EmbeddingStore]
     ) -> None:
-        run(TunedPlan(Tuner(store), PLACE, LONGEST_FIRST, TEXTS), best_at(2048))
-        chunks = run(TunedPlan(Tuner(reopened()), PLACE, LONGEST_FIRST, TEXTS), best_at(512))
+        run(TunedPlan(Tuner(store), PLACE, Work(LONGEST_FIRST), TEXTS), best_at(2048))
+        chunks = run(TunedPlan(Tuner(reopened()), PLACE, Work(LONGEST_FIRST), TEXTS), best_at(512))
         assert {limit.size for _, limit in chunks} == {2048}
 
     def test_in_this_process_where_the_store_cannot(self) -> None:
         tuner = Tuner(NOWHERE)
-        run(TunedPlan(tuner, PLACE, LONGEST_FIRST, TEXTS), best_at(2048))
+        run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST), TEXTS), best_at(2048))
         assert tuner.recall(PLACE).settled
 
     @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -27,6 +27,9 @@ class NamespaceInfo:
         bytes: what these take on disk (or on the server), in bytes.
         computed: vectors ever written, over all processes.
         encode_seconds: what computing these took, in seconds, over all processes.
+        hits: texts found, over all processes. (A process adds its own when it commits, at most
+            every half minute, and when it closes the store or ends.)
+        misses: distinct texts not found, counted likewise.
     """
 
     namespace: Namespace
@@ -36,6 +39,31 @@ class NamespaceInfo:
     bytes: int
     computed: int = 0
     encode_seconds: float = 0.0
+    hits: int = 0
+    misses: int = 0
+
+    @property
+    def seconds_saved(self) -> float:
+        """Hits times the mean cost of computing a vector, in seconds."""
+        return self.hits * self.encode_seconds / self.computed if self.computed else 0.0
+
+
+class Claimed(NamedTuple):
+    """What a claim came to.
+
+    Attributes:
+        mine: which digests the owner is to compute, (n,) bool.
+        stored: which are stored already, (n,) bool.
+        theirs: which another owner is computing, (n,) bool. What is none of these is free.
+        others: other owners with a claim under the namespace.
+        pace: seconds that computing a vector took on average so far; 0.0 if that is not known.
+    """
+
+    mine: Found
+    stored: Found
+    theirs: Found
+    others: int
+    pace: float
 
 
 @dataclass(frozen=True)
@@ -98,16 +126,41 @@ class Backend(Protocol):
         """
 
     def put_many(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float = 0.0,
+        owner: bytes | None = None,
     ) -> Found:
         """Store (n, dim) vectors, all or none; returns which this call stored, (n,) bool.
 
         A digest that is stored already keeps its vector. When this returns, what it stored is
-        there for every process. ``seconds`` is what computing the vectors took.
+        there for every process. ``seconds`` is what computing the vectors took; the claim of
+        ``owner`` under the namespace ends with this.
 
         Raises:
             NamespaceError: if dim or dtype differ from what the namespace holds.
         """
+
+    def claim(
+        self, namespace: Namespace, digests: Sequence[bytes], owner: bytes, most: int
+    ) -> Claimed:
+        """Claim the first ``most`` of these digests that are neither stored nor claimed by others.
+
+        Atomic over all processes. It takes the place of what the owner (16 bytes, any) had claimed
+        before under this namespace. A claim ends with :meth:`put_many`, with :meth:`release`, and
+        with the process that made it, however that ends. It keeps nobody from storing anything.
+        """
+
+    def claimed(self, namespace: Namespace, digests: Sequence[bytes]) -> Found:
+        """Which of these digests are claimed by anybody alive, (n,) bool. Writes nothing."""
+
+    def release(self, namespace: Namespace, owner: bytes) -> None:
+        """End a claim; nothing happens if there is none."""
+
+    def count(self, namespace: Namespace, hits: int, misses: int) -> None:
+        """Count texts found and not found, for :meth:`namespaces`. Writes nothing yet."""
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """Delete vectors; returns how many there were."""
@@ -136,9 +189,20 @@ class Backend(Protocol):
     def compact(self) -> CompactReport:
         """Give back the space of rows deleted, damaged or doubled."""
 
-    def prune(self, max_size: int, namespace: Namespace | None = None) -> int:
-        """Delete the vectors used longest ago until all, or those of one namespace, take less than
-        ``max_size`` bytes; returns how many went."""
+    def prune(
+        self,
+        namespace: Namespace | None = None,
+        *,
+        max_size: int | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """Delete vectors, of all namespaces or of one; returns how many went.
+
+        Args:
+            namespace: delete only vectors of this one, and count only their bytes.
+            max_size: those used longest ago go until the rest takes less than so many bytes.
+            older_than: those go that were last used, or else stored, more seconds ago than this.
+        """
 
     def close(self) -> None:
         """Let go of files and connections. Closing twice is allowed."""

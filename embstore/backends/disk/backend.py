@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.base import Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk import repair
 from embstore.backends.disk.eviction import evict, needs_room
 from embstore.backends.disk.ledger import Head, Ledger
+from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.pending import Pending
 from embstore.backends.disk.session import Session
-from embstore.backends.disk.shelf import Shelf, learn_all
+from embstore.backends.disk.sharing import Sharing
+from embstore.backends.disk.shelf import Shelf
+from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.rows import Array, Digests, as_digests, first_of_each
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError
@@ -56,89 +59,24 @@ class DiskBackend:
         seed: int | None = None,
     ) -> None:
         self.location = str(directory)
-        self._shelves: dict[bytes, Shelf] = {}
-        self._corrupt = 0
+        self._vectors = directory / VECTORS
+        self._shelves = Shelves(self._vectors)
         self._size_limit = size_limit
-        self._read_only = read_only
-        self._session = Session(directory, timeout, read_only, seed, self._drop_shelves)
-        self._vectors = self._session.vectors
+        self._session = Session(directory, timeout, read_only, seed, self._shelves.drop_all)
+        self._sharing = Sharing(self._session, self._shelves, timeout)
+        self._pending = Pending(self._session, self._shelves)
 
     @property
     def seed(self) -> int:
         """The seed of all digests."""
         return self._session.seed
 
-    # --- what this process knows ----------------------------------------------------------------
-
-    def _refresh(self, namespace_id: bytes) -> None:
-        """Learn what others committed: one query if there was nothing."""
-        ledger = self._session.ledger
-        if ledger is None:
-            self._read_without_ledger(namespace_id)
-            return
-        head = ledger.head(namespace_id)
-        shelf = self._shelves.get(namespace_id)
-        here = (shelf.header.generation, shelf.known) if shelf is not None else None
-        if here != (head[:2] if head is not None else None):
-            with ledger.snapshot():
-                self._learn(ledger, namespace_id)
-
-    def _learn(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
-        """The shelf as the ledger has it now. In a snapshot or transaction."""
-        head = ledger.head(namespace_id)
-        shelf = self._shelves.get(namespace_id)
-        if shelf is not None and (head is None or shelf.header.generation != head.generation):
-            self._drop_shelf(namespace_id)
-            shelf = None
-        if head is None:
-            return None
-        if shelf is None:
-            entry = ledger.entry(namespace_id)
-            if entry is None:
-                raise StoreDamagedError("the registry has lost a namespace", path=self.location)
-            namespace, dtype, dim = entry
-            header = Header(ledger.seed, head.generation, namespace, dtype, dim)
-            shelf = Shelf(self._vectors, header)
-        if shelf.known < head.rows:
-            batches = ledger.batches(namespace_id, head.generation, shelf.known)
-            with INDEX:
-                learn_all(shelf, batches)
-        if shelf.known != head.rows:
-            raise StoreDamagedError("batches are missing in the ledger", path=self.location)
-        shelf.deleted = head.deleted
-        with INDEX:
-            self._shelves[namespace_id] = shelf
-        return shelf
-
-    def _read_without_ledger(self, namespace_id: bytes) -> None:
-        with INDEX:
-            known = self._shelves.get(namespace_id)
-            if known is not None and len(known.file.rows(known.known)):
-                return
-            for header in repair.headers(self._vectors):
-                if header.namespace.id == namespace_id:
-                    shelf = Shelf(self._vectors, header)
-                    shelf.learn(0, shelf.file.rows(2**62)["digest"].copy())
-                    self._shelves[namespace_id] = shelf
-
-    def _drop_shelf(self, namespace_id: bytes) -> None:
-        with INDEX:
-            shelf = self._shelves.pop(namespace_id, None)
-            if shelf is not None:
-                self._corrupt += shelf.corrupt
-                shelf.file.close()
-
-    def _drop_shelves(self) -> None:
-        for namespace_id in list(self._shelves):
-            self._drop_shelf(namespace_id)
-
     @property
     def corrupt(self) -> int:
         """Damaged rows found and left out so far."""
-        with INDEX:
-            return self._corrupt + sum(shelf.corrupt for shelf in self._shelves.values())
+        return self._shelves.corrupt
 
-    # --- the protocol ---------------------------------------------------------------------------
+    # --- look-ups and commits -------------------------------------------------------------------
 
     def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         """See :class:`~embstore.backends.base.Backend`. No SQL if everything is known and found."""
@@ -150,6 +88,9 @@ class DiskBackend:
         if found is None:
             return np.zeros((len(query), 0), np.float32), np.zeros(len(query), np.bool_)
         return found
+
+    def _refresh(self, namespace_id: bytes) -> None:
+        self._shelves.refresh(self._session.ledger, namespace_id)
 
     def _read(
         self, namespace_id: bytes, query: Array, *, partly: bool
@@ -163,52 +104,70 @@ class DiskBackend:
             return (shelf.vectors(rows), found) if partly or found.all() else None
 
     def put_many(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float = 0.0
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float = 0.0,
+        owner: bytes | None = None,
     ) -> Found:
         """See :class:`~embstore.backends.base.Backend`. One transaction: rows, then ledger."""
         if not len(digests):
+            if owner is not None:
+                self.release(namespace, owner)
             return np.zeros(0, np.bool_)
-        return self._session.mending(lambda: self._put(namespace, digests, vectors, seconds))
+        return self._session.mending(lambda: self._put(namespace, digests, vectors, seconds, owner))
 
     def _put(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, seconds: float
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float,
+        owner: bytes | None,
     ) -> Found:
         ledger = self._session.writable()
         query = as_digests(digests)
+        if self._size_limit is not None and needs_room(
+            self._session.directory, self._size_limit, vectors.nbytes
+        ):
+            self._evict(ledger, None, self._size_limit - vectors.nbytes)
+        elif self._pending.is_due:
+            self._pending.flush(ledger)
         with LEDGER:
-            if self._size_limit is not None:
-                self._make_room(ledger, self._size_limit, vectors.nbytes)
-            return self._commit(ledger, namespace, query, vectors, seconds)
+            return self._commit(ledger, namespace, query, vectors, seconds, owner)
 
     def _commit(
-        self, ledger: Ledger, namespace: Namespace, query: Digests, vectors: Array, seconds: float
+        self,
+        ledger: Ledger,
+        namespace: Namespace,
+        query: Digests,
+        vectors: Array,
+        seconds: float,
+        owner: bytes | None,
     ) -> Found:
-        with ledger.transaction():
-            shelf = self._find_shelf(ledger, namespace.id)
-            created = shelf is None
+        made: list[Shelf] = []
+
+        def work() -> tuple[Shelf, int, Found]:
+            shelf = self._shelves.learn_to_write(ledger, namespace.id)
             if shelf is None:
                 shelf = self._make_shelf(ledger, namespace, vectors)
-            try:
-                first, new = self._append(ledger, shelf, query, vectors, seconds)
-            except BaseException:
-                if created:  # nothing of it is committed
-                    shelf.file.close()
-                    shelf.file.path.unlink(missing_ok=True)
-                raise
-        with INDEX:
-            if created:
-                self._shelves[namespace.id] = shelf
-            shelf.learn(first, query[new], sound=True)
-        return new
+                made.append(shelf)
+            first, new = self._append(ledger, shelf, query, vectors, seconds)
+            self._sharing.end(ledger, namespace.id, owner)
+            return shelf, first, new
 
-    def _find_shelf(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
-        shelf = self._learn(ledger, namespace_id)
-        if shelf is not None and not os.path.exists(shelf.file.path):
-            # Somebody deleted it. What it held is lost; what comes now need not be.
-            self._drop_shelf(namespace_id)
-            ledger.drop(namespace_id)
-            return None
-        return shelf
+        try:
+            shelf, first, new = ledger.transaction(work)
+        except Exception:  # not after an interrupt, which may have landed behind the commit
+            for shelf in made:
+                shelf.file.close()
+                shelf.file.path.unlink(missing_ok=True)
+            raise
+        with INDEX:
+            shelf.learn(first, query[new], sound=True)
+            self._shelves.add(shelf)
+        return new
 
     def _make_shelf(self, ledger: Ledger, namespace: Namespace, vectors: Array) -> Shelf:
         dtype, dim = vectors.dtype.newbyteorder("<").str, vectors.shape[1]
@@ -237,42 +196,64 @@ class DiskBackend:
         if new.any():
             shelf.file.write(head.rows, stored.pack(query[new], vectors[new]))
             ledger.append(header.namespace.id, head, query[new].tobytes())
-            ledger.add_counters(header.namespace.id, int(new.sum()), seconds)
+            ledger.usage.add_computed(header.namespace.id, int(new.sum()), seconds)
+            if time.monotonic() >= shelf.marked_until:
+                shelf.marked_until = ledger.usage.mark_written(
+                    header.namespace.id, header.generation, head.rows
+                )
         return head.rows, new
 
-    def _make_room(self, ledger: Ledger, limit: int, incoming: int) -> None:
-        if needs_room(self._session.directory, limit, incoming):
-            self._evict(ledger, limit - incoming, None)
-        else:
-            with ledger.transaction():
-                self._note_uses(ledger)
+    # --- claims ---------------------------------------------------------------------------------
 
-    def _evict(self, ledger: Ledger, limit: int, namespace_id: bytes | None) -> int:
+    def claim(
+        self, namespace: Namespace, digests: Sequence[bytes], owner: bytes, most: int
+    ) -> Claimed:
+        """See :class:`~embstore.backends.base.Backend`. One transaction."""
+        return self._sharing.claim(namespace.id, as_digests(digests), owner, most)
+
+    def claimed(self, namespace: Namespace, digests: Sequence[bytes]) -> Found:
+        """See :class:`~embstore.backends.base.Backend`. One query."""
+        return self._sharing.claimed(namespace.id, as_digests(digests))
+
+    def release(self, namespace: Namespace, owner: bytes) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        self._sharing.release(namespace.id, owner)
+
+    # --- what was used, and what goes -----------------------------------------------------------
+
+    def count(self, namespace: Namespace, hits: int, misses: int) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        self._pending.count(namespace.id, hits, misses)
+
+    def prune(
+        self,
+        namespace: Namespace | None = None,
+        *,
+        max_size: int | None = None,
+        older_than: float | None = None,
+    ) -> int:
+        """See :class:`~embstore.backends.base.Backend`."""
+        one, session = None if namespace is None else namespace.id, self._session
+        return session.mending(lambda: self._evict(session.writable(), one, max_size, older_than))
+
+    def _evict(
+        self,
+        ledger: Ledger,
+        namespace_id: bytes | None,
+        limit: int | None,
+        older_than: float | None = None,
+    ) -> int:
         directory = self._session.directory
-        with ledger.transaction():
-            self._note_uses(ledger)
-            dropped, files = evict(directory, ledger, limit, namespace_id)
+        self._pending.flush(ledger)
+        dropped, files = ledger.transaction(
+            lambda: evict(directory, ledger, namespace_id, limit, older_than)
+        )
         ledger.sync()
         for file in files:
             file.unlink(missing_ok=True)
         return dropped
 
-    def _note_uses(self, ledger: Ledger) -> None:
-        with INDEX:
-            used = {
-                namespace_id: (shelf.header.generation, rows)
-                for namespace_id, shelf in self._shelves.items()
-                if len(rows := shelf.take_used())
-            }
-        if used:
-            ledger.note_uses(used)
-
-    def prune(self, max_size: int, namespace: Namespace | None = None) -> int:
-        """See :class:`~embstore.backends.base.Backend`."""
-
-        namespace_id = None if namespace is None else namespace.id
-        session = self._session
-        return session.mending(lambda: self._evict(session.writable(), max_size, namespace_id))
+    # --- the rest of the protocol ---------------------------------------------------------------
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """See :class:`~embstore.backends.base.Backend`. Seen by every process at once."""
@@ -280,8 +261,9 @@ class DiskBackend:
 
     def _delete(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         ledger = self._session.writable()
-        with ledger.transaction():
-            shelf = self._learn(ledger, namespace.id)
+
+        def work() -> int:
+            shelf = self._shelves.learn(ledger, namespace.id)
             head = ledger.head(namespace.id)
             if shelf is None or head is None:
                 return 0
@@ -292,7 +274,9 @@ class DiskBackend:
                 # In the file first: after a crash in between they are gone, and not half there.
                 shelf.file.erase(rows)
                 ledger.erase(namespace.id, head, rows.tolist())
-        return len(rows)
+            return len(rows)
+
+        return ledger.transaction(work)
 
     def clear(self, namespace: Namespace) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
@@ -302,10 +286,8 @@ class DiskBackend:
         ledger = self._session.writable()
         # Other threads must not write through the file that is closed here.
         with LEDGER:
-            with ledger.transaction():
-                head = ledger.head(namespace.id)
-                ledger.drop(namespace.id)
-            self._drop_shelf(namespace.id)
+            head = ledger.transaction(lambda: ledger.drop(namespace.id))
+            self._shelves.drop(namespace.id)
         if head is None:
             return 0
         for file in self._vectors.glob(f"{namespace.id.hex()}.*{SUFFIX}"):
@@ -336,21 +318,25 @@ class DiskBackend:
 
     def _namespaces(self) -> list[NamespaceInfo]:
         ledger = self._session.ledger
-        if ledger is None:
-            ids = [header.namespace.id for header in repair.headers(self._vectors)]
-            for namespace_id in ids:
-                self._read_without_ledger(namespace_id)
-            return [repair.info(self._shelves[one].header, self._shelves[one].known) for one in ids]
+        if ledger is not None:
+            return ledger.snapshot(lambda: self._infos(ledger))
         found = []
-        with ledger.snapshot():
-            for namespace_id in ledger.namespace_ids():
-                entry, head = ledger.entry(namespace_id), ledger.head(namespace_id)
-                if entry is None or head is None:
-                    raise StoreDamagedError("the registry has a hole", path=self.location)
-                header = Header(ledger.seed, head.generation, *entry)
-                found.append(
-                    repair.info(header, head.rows, head.deleted, ledger.counters(namespace_id))
-                )
+        for header in repair.headers(self._vectors):
+            self._shelves.read_files(header.namespace.id)
+            shelf = self._shelves.get(header.namespace.id)
+            if shelf is not None:
+                found.append(repair.info(shelf.header, shelf.known))
+        return found
+
+    def _infos(self, ledger: Ledger) -> list[NamespaceInfo]:
+        found = []
+        for each in ledger.namespace_ids():
+            head, entry = ledger.head(each), ledger.entry(each)
+            if head is None or entry is None:
+                raise StoreDamagedError("the registry has a hole", path=self.location)
+            header = Header(ledger.seed, head.generation, *entry)
+            figures = ledger.usage.figures(each).plus(*self._pending.of(each))
+            found.append(repair.info(header, head.rows, head.deleted, figures))
         return found
 
     def size(self) -> int:
@@ -371,8 +357,7 @@ class DiskBackend:
 
         def work() -> None:
             ledger = self._session.writable()
-            with ledger.transaction():
-                ledger.put_identity(key, value)
+            ledger.transaction(lambda: ledger.put_identity(key, value))
 
         self._session.mending(work)
 
@@ -385,16 +370,15 @@ class DiskBackend:
         session = self._session
         report = session.mending(lambda: repair.compact(session.directory, session.writable()))
         with LEDGER:
-            self._drop_shelves()
+            self._shelves.drop_all()
         return report
 
     def close(self) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
-        ledger = self._session.ledger
-        if ledger is not None and not self._read_only:
-            # Only for a store that somebody keeps under a size; and no fault of this matters now.
-            with contextlib.suppress(StoreError):
-                if self._size_limit is not None or ledger.notes_uses:
-                    with ledger.transaction():
-                        self._note_uses(ledger)
+        self._pending.flush_at_the_end()
+        self._sharing.leave()
         self._session.close()
+
+    def forget_parent(self) -> None:
+        """Called in a forked child: what its parent has looked up, the parent will tell."""
+        self._pending.forget()

@@ -1,21 +1,21 @@
 """Keeping a store under a size: the rows used longest ago go.
 
-"Used" is counted, not timed: a clock set back must not make the newest rows look old. Each process
-notes in memory which rows it read or wrote; with its next commit, or when it closes, they all get
-the next number of the store's own count. Rows that nobody noted go first, in the order in which
-they were written.
+Each process notes in memory which rows it read; the ledger is told now and then (usage.py), by the
+store's own count, as a clock set back must not make the newest rows look old. A row that was never
+read counts from when it was written.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from embstore.backends.disk import repair
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.usage import Times
 from embstore.errors import StoreError
 
 ROOM = 0.9
@@ -41,43 +41,56 @@ def needs_room(directory: Path, limit: int, incoming: int) -> bool:
 
 
 def evict(
-    directory: Path, ledger: Ledger, limit: int, namespace_id: bytes | None
+    directory: Path,
+    ledger: Ledger,
+    namespace_id: bytes | None,
+    limit: int | None,
+    older_than: float | None = None,
 ) -> tuple[int, list[Path]]:
-    """Drop rows until the store, or one namespace's rows, take less than ``limit`` bytes.
+    """Drop the rows used longest ago.
 
     Args:
         directory: the store.
         ledger: its ledger, in a transaction.
-        limit: bytes to stay under.
         namespace_id: drop rows of this namespace only, and count only these; None for all.
+        limit: bytes to stay under; None for no limit.
+        older_than: seconds since the last use after which a row goes; None if age does not matter.
 
     Returns:
         Number of rows dropped, and the files to unlink once that is committed.
     """
     ids = ledger.namespace_ids() if namespace_id is None else [namespace_id]
-    used: list[npt.NDArray[np.uint32]] = []
-    sizes: list[npt.NDArray[np.int64]] = []
-    for each in ids:
-        head = ledger.head(each)
-        entry = ledger.entry(each)
-        rows = 0 if head is None or entry is None else head.rows
-        generation = 0 if head is None else head.generation
-        used.append(ledger.uses(each, generation, rows))
-        stride = repair.stride(ledger, each) if rows else 0
-        sizes.append(np.full(rows, stride, np.int64))
-    all_sizes = np.concatenate(sizes) if sizes else np.empty(0, np.int64)
-    # The newest first, until they fill the room there is.
-    order = np.argsort(np.concatenate(used) if used else np.empty(0, np.uint32), kind="stable")
-    room = max(0, int(limit * ROOM / _LEDGER))
-    filled = np.cumsum(all_sizes[order[::-1]])
-    kept = np.zeros(len(order), np.bool_)
-    kept[order[::-1][filled <= room]] = True
+    times = [_times(ledger, each) for each in ids]
+    every = np.concatenate(times) if times else np.empty(0, np.uint32)
+    kept = np.ones(len(every), np.bool_)
+    if older_than is not None:
+        # Where the time is not known, it may be now.
+        kept &= (every == 0) | (every >= time.time() - older_than)
+    if limit is not None:
+        counts = [len(its) for its in times]
+        strides = [
+            repair.stride(ledger, each) if count else 0
+            for each, count in zip(ids, counts, strict=True)
+        ]
+        sizes = np.repeat(np.array(strides, np.int64), counts)
+        # The newest first, until they fill the room there is.
+        newest = np.argsort(every, kind="stable")[::-1]
+        newest = newest[kept[newest]]
+        room = max(0, int(limit * ROOM / _LEDGER))
+        kept[newest[np.cumsum(sizes[newest]) > room]] = False
     start, dropped, old = 0, 0, []
-    for each, part in zip(ids, used, strict=True):
-        mine = kept[start : start + len(part)]
-        start += len(part)
+    for each, its in zip(ids, times, strict=True):
+        mine = kept[start : start + len(its)]
+        start += len(its)
         if not mine.all():
             count, file = repair.keep_only(directory, ledger, each, mine)
             dropped += count
             old.append(file)
     return dropped, old
+
+
+def _times(ledger: Ledger, namespace_id: bytes) -> Times:
+    head = ledger.head(namespace_id)
+    if head is None:
+        return np.empty(0, np.uint32)
+    return ledger.usage.times(namespace_id, head.generation, head.rows)

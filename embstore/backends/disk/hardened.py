@@ -5,8 +5,9 @@ What is changed of diskcache 5.6.3, and why:
 - Settings are constants of this file. The Settings table, which diskcache obeys (attributes,
   pragmas), is never read: a tampered one changes nothing, and opening writes nothing.
 - One connection for the process, under one lock, leaked and not closed in a forked child.
-- A transaction is rolled back wherever an interrupt lands; diskcache keeps the write lock if it
-  lands between BEGIN and ``try``.
+- C code ends a transaction, wherever an interrupt lands; diskcache keeps the write lock if it lands
+  between BEGIN and ``try``.
+- Waiting for a lock can be interrupted, and lasts as long as asked for, opening included.
 - Nothing expires by the clock, and nothing is culled.
 """
 
@@ -18,11 +19,12 @@ import json
 import os
 import sqlite3
 import threading
+import time
 import urllib.parse
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from diskcache import Cache, Disk
 from diskcache.core import DBNAME, MODE_RAW
@@ -32,8 +34,13 @@ from embstore.errors import StoreDamagedError, StoreError
 from embstore.keys import canonical_json
 from embstore.locks import LEDGER
 
+T = TypeVar("T")
+
 FILE: str = DBNAME
 """cache.db"""
+
+_PATIENCE = 200
+"""Milliseconds that SQLite waits for the write lock by itself: nothing can interrupt it then."""
 
 _SETTINGS = {
     "statistics": 0,
@@ -121,7 +128,6 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         self._directory = str(directory)
         self._timeout = timeout
         self._local = threading.local()
-        self._txn_id: int | None = None
         self._disk = _RawDisk(str(directory))
         for name, value in _SETTINGS.items():
             setattr(self, name, value)
@@ -207,50 +213,60 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         if not in_place:
             self.damaged("it was moved or deleted while it was open")
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Hold the write lock; commit at the end, or roll back if anything is raised."""
-        with LEDGER, self.faults():
-            connection = self._con
-            self.check_in_place()
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                self._txn_id = threading.get_ident()
-                yield
-                self.check_in_place()  # a rebuild elsewhere may have moved it meanwhile
-                connection.execute("COMMIT")
-            except BaseException:
-                self._roll_back(connection)
-                raise
-            finally:
-                self._txn_id = None
+    # No generators here: an interrupt in contextlib's own code leaves one suspended, with the lock
+    # held for as long as the traceback lives, which a notebook keeps until the next error. What
+    # `with` calls below is C, and nothing lands between it and the block.
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """See one state of the file throughout, whatever others commit meanwhile. Keep it short:
-        the write-ahead log cannot be reset under a reader."""
+    def transaction(self, work: Callable[[], T], timeout: float | None = None) -> T:
+        """Do ``work`` under the write lock; commit at its end, or roll back if anything is raised.
+
+        Args:
+            work: what to do; it calls the methods that say "in a transaction".
+            timeout: seconds to wait for the lock; None for those of this cache.
+        """
         with LEDGER, self.faults():
             connection = self._con
             self.check_in_place()
             if connection.in_transaction:
-                yield
-                return
-            try:
-                connection.execute("BEGIN")
-                yield
-            finally:
-                self._roll_back(connection)
+                raise StoreError(f"{self.path} is being written further up", path=str(self.path))
+            deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+            while True:
+                with connection:
+                    if self._begin(connection, deadline):
+                        result = work()
+                        self.check_in_place()  # a rebuild elsewhere may have moved it meanwhile
+                        break
+        return result
 
-    @staticmethod
-    def _roll_back(connection: sqlite3.Connection) -> None:
-        if connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> bool:
+        """Try for a while to take the write lock."""
+        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            return False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+        return True
+
+    def snapshot(self, work: Callable[[], T]) -> T:
+        """Do ``work``, which sees one state of the file throughout, whatever others commit
+        meanwhile. Keep it short: the write-ahead log cannot be reset under a reader."""
+        with LEDGER, self.faults():
+            connection = self._con
+            self.check_in_place()
+            if connection.in_transaction:
+                return work()
+            with connection:
+                connection.execute("BEGIN")
+                return work()
 
     @contextlib.contextmanager
     def _transact(self, retry: bool = False, filename: str | None = None) -> Iterator[Any]:
         # diskcache's own methods come through here, always inside transaction().
-        if self._txn_id != threading.get_ident():
+        if not self._con.in_transaction:
             raise RuntimeError("the ledger is written in a transaction")
         yield self._con.execute, lambda filename: None
 

@@ -6,10 +6,9 @@
     n namespace                      registry: namespace, dtype and dim, sealed JSON, written once
     h namespace                      head: generation, committed rows, deleted rows, sealed
     b namespace generation first     one committed batch: its text digests, 16 B each
-    k namespace                      counters: vectors computed and seconds spent, sealed
-    T                                how often uses were noted so far, sealed
-    u namespace generation part      when each of 4096 rows was last used, by that count
     i identity                       what is known of a model, sealed JSON
+    k, s, T, u, w                    counts over all processes, and times: see usage.py
+    c namespace worker owner         what is being computed: see claims.py
 
 Sealed values end in a checksum of key and value: one that does not match means a damaged ledger,
 which is rebuilt from the vector files. Batches need none, since rows carry their own digests.
@@ -18,30 +17,21 @@ which is rebuilt from the vector files. Batches need none, since rows carry thei
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
+from embstore.backends.disk.claims import ClaimRecords
 from embstore.backends.disk.hardened import FILE, HardenedCache
+from embstore.backends.disk.usage import UsageRecords
 from embstore.backends.disk.vectors import FORMAT, generation_of, refuse_newer
-from embstore.backends.rows import Rows
 from embstore.errors import EmbstoreError, StoreDamagedError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
 
-Uses = npt.NDArray[np.uint32]
-
 MERGE_LIMIT = 65536
 """Rows in a batch entry beyond which it is left as it is: 1 MiB of digests."""
 
-_USES = 4096
-"""Rows whose last uses stand in one entry."""
-
 _HEAD = struct.Struct("<QQQ")
-_COUNTERS = struct.Struct("<Qd")
 _POSITION = struct.Struct(">QQ")
 
 
@@ -67,13 +57,17 @@ class Ledger:
 
     Attributes:
         seed: the seed of all digests of the store.
-        transaction: ``with ledger.transaction():`` holds the write lock, and commits or rolls back.
-        snapshot: ``with ledger.snapshot():`` sees one state throughout.
+        usage: its counts and times.
+        claims: what is being computed.
+        transaction: ``ledger.transaction(work)`` does work under the write lock, all or nothing.
+        snapshot: ``ledger.snapshot(work)`` does work that sees one state throughout.
     """
 
     def __init__(self, directory: Path, timeout: float, mode: str = "rw") -> None:
         self._cache = HardenedCache(directory, timeout, mode)
         self.path = self._cache.path
+        self.usage = UsageRecords(self._cache)
+        self.claims = ClaimRecords(self._cache)
         self.transaction = self._cache.transaction
         self.snapshot = self._cache.snapshot
         self.vacuum = self._cache.vacuum
@@ -82,8 +76,7 @@ class Ledger:
         self.close = self._cache.close
         if mode != "create":
             try:
-                with self.snapshot():
-                    meta = self._cache.get_json(b"M")
+                meta = self.snapshot(lambda: self._cache.get_json(b"M"))
                 if meta is None:
                     self._refuse_strange()
                     self._cache.damaged("it holds no store")
@@ -106,9 +99,7 @@ class Ledger:
         try:
             ledger = cls(directory, timeout, "create")
             ledger.seed = seed
-            with ledger.transaction():
-                ledger._cache.put_json(b"M", {"format": FORMAT, "seed": seed})
-                ledger._cache.put_sealed(b"G", generation.to_bytes(8, "little"))
+            ledger.transaction(lambda: ledger._begin(seed, generation))
         except FileExistsError:
             raise
         except BaseException:
@@ -118,16 +109,19 @@ class Ledger:
             raise
         return ledger
 
+    def _begin(self, seed: int, generation: int) -> None:
+        self._cache.put_json(b"M", {"format": FORMAT, "seed": seed})
+        self._cache.put_sealed(b"G", generation.to_bytes(8, "little"))
+
     def _refuse_strange(self) -> None:
         """Not ours to mend: somebody's own diskcache, with entries and no vectors beside it."""
         vectors = self.path.parent / "vectors"
         strange = not any(generation_of(path) is not None for path in vectors.glob("*"))
-        with self._cache.snapshot():
-            if strange and self._cache.entries():
-                raise StoreRefusedError(
-                    f"{self.path} is not an embstore store: choose another location",
-                    path=str(self.path),
-                )
+        if strange and self.snapshot(self._cache.entries):
+            raise StoreRefusedError(
+                f"{self.path} is not an embstore store: choose another location",
+                path=str(self.path),
+            )
 
     # --- the registry ---------------------------------------------------------------------------
 
@@ -181,13 +175,16 @@ class Ledger:
             self._cache.put_sealed(b"G", generation.to_bytes(8, "little"))
         return generation
 
-    def drop(self, namespace_id: bytes) -> None:
-        """Forget a namespace. In a transaction."""
+    def drop(self, namespace_id: bytes) -> Head | None:
+        """Forget a namespace; returns where it stood. In a transaction."""
+        head = self.head(namespace_id)
         with self._cache.faults():
-            self._cache.delete_range(b"b" + namespace_id)
-            self._cache.delete_range(b"u" + namespace_id)
-            for kind in (b"n", b"h", b"k"):
+            for kind in (b"b", b"c"):
+                self._cache.delete_range(kind + namespace_id)
+            for kind in (b"n", b"h", b"k", b"s"):
                 self._cache.delete(kind + namespace_id)
+        self.usage.drop(namespace_id)
+        return head
 
     def switch(self, namespace_id: bytes, head: Head) -> None:
         """Point a namespace at another generation, with no batches yet. In a transaction."""
@@ -268,65 +265,7 @@ class Ledger:
         self._put_head(namespace_id, head)
         return head
 
-    # --- uses -----------------------------------------------------------------------------------
-
-    def uses(self, namespace_id: bytes, generation: int, rows: int) -> Uses:
-        """When each of the first ``rows`` rows was last used, (rows,) uint32; 0 if not noted."""
-        found = np.zeros(rows, np.uint32)
-        prefix = _key(b"u", namespace_id, generation)
-        with LEDGER, self._cache.faults():
-            for key, value in self._cache.entries_from(prefix, prefix):
-                start = _first_row(key) * _USES
-                part = np.frombuffer(value[: len(value) // 4 * 4], "<u4")[: max(0, rows - start)]
-                found[start : start + len(part)] = part
-        return found
-
-    @property
-    def notes_uses(self) -> bool:
-        """Whether anybody keeps this store under a size."""
-        with LEDGER, self._cache.faults():
-            return self._cache.get_sealed(b"T") is not None
-
-    def note_uses(self, used: Mapping[bytes, tuple[int, Rows]]) -> None:
-        """Note the rows used since the last time, by namespace: generation and rows. In a
-        transaction."""
-        with self._cache.faults():
-            now = int.from_bytes(self._cache.get_sealed(b"T") or b"", "little") + 1
-            self._cache.put_sealed(b"T", now.to_bytes(8, "little"))
-            for namespace_id, (generation, rows) in used.items():
-                prefix = _key(b"u", namespace_id, generation)
-                for part in np.unique(rows // _USES).tolist():
-                    key = prefix + part.to_bytes(8, "big")
-                    values = np.zeros(_USES, "<u4")
-                    before = np.frombuffer((self._cache.get(key) or b"")[: 4 * _USES], "u1")
-                    values.view("u1")[: len(before)] = before
-                    values[rows[rows // _USES == part] % _USES] = now
-                    self._cache.set(key, values.tobytes())
-
-    def put_uses(self, namespace_id: bytes, generation: int, uses: Uses) -> None:
-        """Write the uses of a new generation's rows; drops those of older ones. In a
-        transaction."""
-        with self._cache.faults():
-            self._cache.delete_range(b"u" + namespace_id)
-            prefix = _key(b"u", namespace_id, generation)
-            for start in range(0, len(uses) if uses.any() else 0, _USES):
-                part = uses[start : start + _USES].astype("<u4").tobytes()
-                self._cache.set(prefix + (start // _USES).to_bytes(8, "big"), part)
-
-    # --- counters and identities ----------------------------------------------------------------
-
-    def add_counters(self, namespace_id: bytes, computed: int, seconds: float) -> None:
-        """Add to the counters of a namespace. In a transaction."""
-        before = self.counters(namespace_id)
-        with self._cache.faults():
-            value = _COUNTERS.pack(before[0] + computed, before[1] + seconds)
-            self._cache.put_sealed(b"k" + namespace_id, value)
-
-    def counters(self, namespace_id: bytes) -> tuple[int, float]:
-        """Vectors computed for a namespace, and the seconds these took, over all processes."""
-        with LEDGER, self._cache.faults():
-            value = self._cache.get_sealed(b"k" + namespace_id)
-        return (0, 0.0) if value is None else _COUNTERS.unpack(value)
+    # --- identities -----------------------------------------------------------------------------
 
     def identity(self, key: bytes) -> dict[str, Any] | None:
         """What was recorded of a model under this key of 16 bytes."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from embstore.errors import StoreError, StoreRefusedError
+
+T = TypeVar("T")
 
 VECTORS = "vectors"
 _LOCK = "lock"
@@ -59,32 +61,27 @@ def check(path: Path, *, foreign: bool = False) -> None:
     )
 
 
-@contextlib.contextmanager
-def exclusive(directory: Path, timeout: float) -> Iterator[None]:
-    """Keep other processes from making or rebuilding the ledger meanwhile.
+def exclusively(directory: Path, timeout: float, work: Callable[[], T]) -> T:
+    """Do ``work`` while other processes are kept from making or rebuilding the ledger.
 
-    The lock ends with the process that holds it, however that ends.
+    The lock ends with the process that holds it, however that ends. Called under ``locks.LEDGER``,
+    so that no fork can share it.
 
     Raises:
         StoreError: if another process holds it for longer than ``timeout`` seconds.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(directory / _LOCK, flags, 0o600)
-    try:
-        os.fchmod(lock, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with open(os.open(directory / _LOCK, flags, 0o600), "rb+", buffering=0) as lock:
+        os.fchmod(lock.fileno(), 0o600)
         deadline = time.monotonic() + timeout
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StoreError(
                         f"{directory} is being rebuilt by another process", path=str(directory)
                     ) from None
                 time.sleep(0.01)
-        yield
-    finally:
-        # Not by closing it alone: a child forked meanwhile has it open too.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
+            else:
+                return work()

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.shelf import Shelf, learn_all
+from embstore.backends.disk.usage import Figures
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of, read_header
 from embstore.backends.rows import Digests, RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
 _ASIDE = ".damaged"
+_NOTHING = Figures()
 
 
 def headers(vectors: Path) -> list[Header]:
@@ -49,9 +52,7 @@ def _all_headers(vectors: Path, skip: tuple[type[Exception], ...]) -> list[Heade
     return sorted(found, key=lambda header: header.generation)
 
 
-def info(
-    header: Header, rows: int, deleted: int = 0, counters: tuple[int, float] = (0, 0.0)
-) -> NamespaceInfo:
+def info(header: Header, rows: int, deleted: int = 0, figures: Figures = _NOTHING) -> NamespaceInfo:
     """What the registry shows of a namespace."""
     return NamespaceInfo(
         namespace=header.namespace,
@@ -59,8 +60,10 @@ def info(
         dim=header.dim,
         entries=rows - deleted,
         bytes=header.size + rows * header.row_format().stride,
-        computed=counters[0],
-        encode_seconds=counters[1],
+        computed=figures.computed,
+        encode_seconds=figures.seconds,
+        hits=figures.hits,
+        misses=figures.misses,
     )
 
 
@@ -88,16 +91,19 @@ def _shelf(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shelf,
 def first_fault(ledger: Ledger) -> StoreError | None:
     """What keeps a ledger from being believed, if anything does."""
     try:
-        with ledger.snapshot():
-            if problems := ledger.check():
-                return StoreDamagedError(problems[0], path=str(ledger.path))
-            ledger.check_identities()
-            for namespace_id in ledger.namespace_ids():
-                ledger.counters(namespace_id)
-                _shelf(ledger.path.parent, ledger, namespace_id)[0].file.close()
+        ledger.snapshot(lambda: _look_for_faults(ledger))
     except StoreError as fault:
         return fault
     return None
+
+
+def _look_for_faults(ledger: Ledger) -> None:
+    if problems := ledger.check():
+        raise StoreDamagedError(problems[0], path=str(ledger.path))
+    ledger.check_identities()
+    for namespace_id in ledger.namespace_ids():
+        ledger.usage.figures(namespace_id)
+        _shelf(ledger.path.parent, ledger, namespace_id)[0].file.close()
 
 
 def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
@@ -109,9 +115,7 @@ def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
     rows, corrupt, problems = 0, 0, []
     current = set()
     for namespace_id in ledger.namespace_ids():
-        with ledger.snapshot():
-            shelf, head = _shelf(directory, ledger, namespace_id)
-            batches = ledger.batches(namespace_id, head.generation)
+        shelf, batches = ledger.snapshot(partial(_shelf_and_batches, ledger, namespace_id))
         current.add(shelf.file.path.name)
         try:
             if read_header(shelf.file.path) != shelf.header:
@@ -136,6 +140,13 @@ def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
     return VerifyReport(rows, corrupt, tuple(problems))
 
 
+def _shelf_and_batches(
+    ledger: Ledger, namespace_id: bytes
+) -> tuple[Shelf, list[tuple[int, bytes]]]:
+    shelf, head = _shelf(ledger.path.parent, ledger, namespace_id)
+    return shelf, ledger.batches(namespace_id, head.generation)
+
+
 def _count_sound(shelf: Shelf, first: int, expected: Digests) -> int:
     count = 0
     try:
@@ -156,18 +167,21 @@ def compact(directory: Path, ledger: Ledger) -> CompactReport:
     """
     before, kept = size(directory), 0
     for namespace_id in ledger.namespace_ids():
-        with ledger.transaction():
-            if ledger.head(namespace_id) is None:
-                continue  # cleared by another process meanwhile
-            shelf, head = _shelf(directory, ledger, namespace_id)
-            if len(_sound(shelf)) < head.rows or not _has_header(shelf):
-                head = _next_generation(directory, ledger, namespace_id, [shelf])
-            kept += head.rows
-        shelf.file.close()
+        kept += ledger.transaction(partial(_compact_one, directory, ledger, namespace_id))
     ledger.vacuum()  # also writes the log into the ledger, for good
-    with ledger.transaction():
-        _remove_strangers(directory, ledger)
+    ledger.transaction(lambda: _remove_strangers(directory, ledger))
     return CompactReport(kept, before, size(directory))
+
+
+def _compact_one(directory: Path, ledger: Ledger, namespace_id: bytes) -> int:
+    """Drop what is not sound; returns how many rows are left. In a transaction."""
+    if ledger.head(namespace_id) is None:
+        return 0  # cleared by another process meanwhile
+    shelf, head = _shelf(directory, ledger, namespace_id)
+    if len(_sound(shelf)) < head.rows or not _has_header(shelf):
+        head = _next_generation(directory, ledger, namespace_id, [shelf])
+    shelf.file.close()
+    return head.rows
 
 
 def _sound(shelf: Shelf) -> Rows:
@@ -232,10 +246,10 @@ def _next_generation(
 def _fill(
     ledger: Ledger, target: Shelf, head: Head, sources: Iterable[Shelf], kept: Found | None
 ) -> Head:
-    namespace_id, uses = target.header.namespace.id, []
+    namespace_id, times = target.header.namespace.id, [np.empty(0, np.uint32)]
     ledger.switch(namespace_id, head)
     for source in sources:
-        used = ledger.uses(namespace_id, source.header.generation, source.known)
+        then = ledger.usage.times(namespace_id, source.header.generation, source.known)
         for start in range(0, source.known, _CHUNK):
             numbers = source.sound(start, start + _CHUNK)
             if kept is not None:
@@ -247,9 +261,8 @@ def _fill(
                 target.file.write(head.rows, rows[new])
                 target.learn(head.rows, digests[new], sound=True)
                 head = ledger.append(namespace_id, head, digests[new].tobytes())
-                uses.append(used[numbers[new]])
-    if uses:
-        ledger.put_uses(namespace_id, head.generation, np.concatenate(uses))
+                times.append(then[numbers[new]])
+    ledger.usage.put_times(namespace_id, head.generation, np.concatenate(times))
     target.file.sync()  # before the old file goes
     return head
 
@@ -272,7 +285,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
 
     Rows are copied to files of new generations: processes that still have the old ledger open may
     go on appending to the old files, and must not meet new writers there. The damaged ledger stays
-    beside the new one as ``cache.db.damaged``. Called under ``location.exclusive``.
+    beside the new one as ``cache.db.damaged``. Called under ``location.exclusively``.
 
     Args:
         directory: the store.
@@ -296,11 +309,8 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
             for newest in _newest(found):
                 # The newest first: what it has is what was stored last.
                 alike = [header for header in reversed(found) if _alike(header, newest)]
-                sources = [_whole(vectors, header) for header in alike]
-                with ledger.transaction():
-                    ledger.register(newest.namespace, newest.dtype, newest.dim)
-                    head = _next_generation(directory, ledger, newest.namespace.id, sources)
-                kept += head.rows
+                sources = [whole(vectors, header) for header in alike]
+                kept += _rebuild_one(directory, ledger, newest, sources)
         finally:
             ledger.close()
         aside = _unused(directory)
@@ -322,6 +332,14 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     return Ledger(directory, timeout), kept
 
 
+def _rebuild_one(directory: Path, ledger: Ledger, newest: Header, sources: list[Shelf]) -> int:
+    def work() -> int:
+        ledger.register(newest.namespace, newest.dtype, newest.dim)
+        return _next_generation(directory, ledger, newest.namespace.id, sources).rows
+
+    return ledger.transaction(work)
+
+
 def _unused(directory: Path) -> Path:
     """A name to move a damaged ledger to; the first one is ``cache.db.damaged``."""
     name, number = f"{FILE}{_ASIDE}", 0
@@ -340,7 +358,8 @@ def _alike(header: Header, newest: Header) -> bool:
     )
 
 
-def _whole(vectors: Path, header: Header) -> Shelf:
+def whole(vectors: Path, header: Header) -> Shelf:
+    """The shelf of a vector file, as the file alone has it."""
     shelf = Shelf(vectors, header)
     shelf.learn(0, shelf.file.rows(2**62)["digest"].copy())
     return shelf

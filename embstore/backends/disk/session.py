@@ -37,6 +37,7 @@ class Session:
     Attributes:
         ledger: the ledger; None while there is none.
         seed: the seed of the store's digests.
+        read_only: whether nothing is written.
 
     Raises:
         StoreRefusedError: if the store must not be used as it is.
@@ -56,7 +57,7 @@ class Session:
         self.ledger: Ledger | None = None
         self.seed = secrets.randbits(63) if seed is None else seed
         self._timeout = timeout
-        self._read_only = read_only
+        self.read_only = read_only
         self._forget = forget
         self._fault: StoreError | None = None
         self._retry_at = 0.0
@@ -81,17 +82,17 @@ class Session:
     # --- opening --------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        if self._read_only:
+        if self.read_only:
             self._open_read_only()
             return
         try:
             location.prepare(self.directory)
             file = self.directory / FILE
             if not os.path.lexists(file):
-                with LEDGER, location.exclusive(self.directory, self._timeout):
-                    if not os.path.lexists(file):
-                        self._make()
-                        return
+                with LEDGER:
+                    location.exclusively(self.directory, self._timeout, self._make)
+                if self.ledger is not None:
+                    return
             location.check(file)
             self.ledger = Ledger(self.directory, self._timeout)
         except StoreRefusedError:
@@ -120,9 +121,10 @@ class Session:
                 self._fault = fault
 
     def _make(self) -> None:
+        if os.path.lexists(self.directory / FILE):
+            return  # another process has made it while this one waited
         if self._has_files():
-            missing = StoreDamagedError(f"{self.directory / FILE} is missing")
-            self._rebuild(missing)
+            self._mend(StoreDamagedError(f"{self.directory / FILE} is missing"), believe=False)
         else:
             self.ledger = Ledger.create(self.directory, self._timeout, self.seed)
 
@@ -155,7 +157,7 @@ class Session:
         Raises:
             StoreError: if the store was opened read-only, or there is no ledger now.
         """
-        if self._read_only:
+        if self.read_only:
             raise StoreError(f"{self.directory} was opened read-only", path=str(self.directory))
         if self.ledger is None and time.monotonic() >= self._retry_at:
             with LEDGER:
@@ -173,12 +175,11 @@ class Session:
         with LEDGER:
             self._drop()
             try:
-                if self._read_only:
+                if self.read_only:
                     raise damage
-                with location.exclusive(self.directory, self._timeout):
-                    # Another process may have rebuilt it while this one waited.
-                    if not believe or not self._reopen():
-                        self._rebuild(damage)
+                location.exclusively(
+                    self.directory, self._timeout, lambda: self._mend(damage, believe=believe)
+                )
             except StoreRefusedError:
                 raise
             except (StoreError, OSError) as error:
@@ -189,6 +190,12 @@ class Session:
                     f"{self.directory} was replaced by another store: open it again",
                     path=str(self.directory),
                 )
+
+    def _mend(self, damage: StoreDamagedError, *, believe: bool) -> None:
+        # Another process may have rebuilt it while this one waited.
+        if not believe or not self._reopen():
+            self.ledger, rows = repair.rebuild(self.directory, self._timeout, self.seed)
+            self._warn(f"{damage}; rebuilt it from the vector files, with {rows:,} vectors")
 
     def _reopen(self) -> bool:
         try:
@@ -202,10 +209,6 @@ class Session:
             return False
         self.ledger = ledger
         return True
-
-    def _rebuild(self, damage: StoreDamagedError) -> None:
-        self.ledger, rows = repair.rebuild(self.directory, self._timeout, self.seed)
-        self._warn(f"{damage}; rebuilt it from the vector files, with {rows:,} vectors")
 
     def _go_without(self, fault: StoreError, cause: Exception) -> None:
         if not self._has_files():

@@ -20,6 +20,7 @@ class Shelf:
     Attributes:
         known: number of rows this process has heard of.
         deleted: how many of these the ledger had as deleted, when it was last read.
+        marked_until: see UsageRecords.mark_written.
         corrupt: rows found damaged so far.
     """
 
@@ -29,6 +30,7 @@ class Shelf:
         self.known = 0
         self.corrupt = 0
         self.deleted = 0
+        self.marked_until = 0.0
         self._index = DigestIndex()
         self._sound = np.zeros(0, np.bool_)
         self._used = np.zeros(0, np.bool_)
@@ -44,14 +46,16 @@ class Shelf:
             raise StoreDamagedError(
                 f"{self.file.path}: row {self.known} is missing", path=str(self.file.path)
             )
-        self._index.extend(digests, first)
-        self.known = first + len(digests)
-        if self.known > len(self._sound):
-            size = max(self.known, 2 * len(self._sound))
-            self._sound = np.append(self._sound, np.zeros(size - len(self._sound), np.bool_))
+        # In this order, so that an interrupt anywhere leaves something that can be gone on with.
+        known = first + len(digests)
+        if known > len(self._sound):
+            size = max(known, 2 * len(self._sound))
             self._used = np.append(self._used, np.zeros(size - len(self._used), np.bool_))
-        self._sound[first : self.known] = sound
-        self._used[first : self.known] = sound
+            self._sound = np.append(self._sound, np.zeros(size - len(self._sound), np.bool_))
+        self._sound[first:known] = sound
+        self._used[first:known] = sound
+        self._index.extend(digests, first)
+        self.known = known
 
     def locate(self, digests: Digests) -> Rows:
         """The number of a sound row for each of (n, 2) digests; -1 where there is none.
@@ -123,6 +127,10 @@ class Shelf:
         used: Rows = np.flatnonzero(self._used[: self.known])
         self._used[used] = False
         return used
+
+    def mark_used(self, rows: Rows) -> None:
+        """Count these as used since then."""
+        self._used[rows] = True
 
 
 def learn_all(shelf: Shelf, batches: Iterable[tuple[int, bytes]]) -> None:

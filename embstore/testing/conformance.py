@@ -1,85 +1,25 @@
-"""The conformance suite: what every backend must do, embstore's own and yours.
-
-Subclass :class:`BackendConformance` in a test module and say how your backend is opened; pytest
-collects the rest::
-
-    from embstore.testing import BackendConformance
-
-    class TestMyBackend(BackendConformance):
-        def open(self, place):
-            return MyBackend(place)
-
-This is the only module of the package that needs pytest.
-"""
+"""What every backend must do with rows."""
 
 from __future__ import annotations
 
 import abc
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from embstore.backends.base import Backend, VerifyReport
-from embstore.backends.rows import Array
 from embstore.errors import NamespaceError, StoreError
-from embstore.keys import DIGEST_SIZE, Namespace
-
-DTYPES = ("float16", "float32", "float64", "int8", "uint8")
-"""The dtypes that every backend must keep, as numpy names them."""
-
-A = Namespace("conformance", fingerprint="a")
-B = Namespace("conformance", fingerprint="b")
+from embstore.keys import Namespace
+from embstore.testing.sharing import SharingConformance
+from embstore.testing.values import DTYPES, A, B, assert_same, make_digests, true_vectors
 
 
-def make_digests(count: int, first: int = 0) -> list[bytes]:
-    """``count`` digests of 16 bytes, the same ones every time, numbered from ``first`` on."""
-    return [
-        hashlib.blake2b(b"%d" % number, digest_size=DIGEST_SIZE).digest()
-        for number in range(first, first + count)
-    ]
-
-
-def true_vectors(
-    namespace: Namespace,
-    keys: Sequence[bytes],
-    dim: int = 8,
-    dtype: npt.DTypeLike = "float32",
-) -> Array:
-    """The vectors that belong to keys: a pure function of namespace and key.
-
-    Any process can so check any vector, whoever wrote it and whatever happened since.
-
-    Args:
-        namespace: the namespace.
-        keys: n byte strings: digests, or whatever else identifies a text.
-        dim: numbers in a vector.
-        dtype: floating point (all numbers are between -1 and 1) or integer.
-
-    Returns:
-        (n, dim) of ``dtype``, C-contiguous.
-    """
-    raw = b"".join(hashlib.shake_128(namespace.id + key).digest(8 * dim) for key in keys)
-    numbers = np.frombuffer(raw, "<i8").reshape(len(keys), dim)
-    if np.dtype(dtype).kind == "f":
-        return (numbers / 2.0**63).astype(dtype)
-    return numbers.astype(dtype)
-
-
-def assert_same(vectors: Array, expected: Array) -> None:
-    """Assert that two arrays have one dtype, one shape and the same bits."""
-    assert vectors.dtype == expected.dtype
-    assert vectors.shape == expected.shape
-    assert vectors.tobytes() == expected.tobytes()
-
-
-class BackendConformance(abc.ABC):
+class BackendConformance(SharingConformance, abc.ABC):
     """The tests of a backend. Subclass it with a name that starts with ``Test``; override
     :meth:`open`, and the fixture :meth:`place` if it takes more than a path to tell stores apart.
     """
@@ -316,7 +256,7 @@ class BackendConformance(abc.ABC):
         for part in (digests[:900], digests[900:]):
             backend.put_many(A, part, true_vectors(A, part, 64))
         backend.put_many(B, digests[:5], true_vectors(B, digests[:5]))
-        pruned = backend.prune(500 * 64 * 4, A)
+        pruned = backend.prune(A, max_size=500 * 64 * 4)
         vectors, found = backend.get_many(A, digests)
         assert pruned == 1000 - int(found.sum())
         assert 400 < pruned < 900

@@ -1,0 +1,170 @@
+"""What the ledger keeps of how a store is used: counts over all processes, and times.
+
+    key                              value
+    k namespace                      vectors computed and seconds spent, sealed
+    s namespace                      hits and misses, sealed
+    T                                the time given out last, sealed
+    u namespace generation part      when each of 4096 rows was last used
+    w namespace generation row       when rows from this one on were written
+
+A store's time is a count that follows the clock: seconds since 1970, but always later than what it
+was before. A clock set back makes nothing look older or newer than it is.
+
+Nothing is written for a read. What a process has looked up goes into the ledger when it commits,
+at most every half minute, and when it closes the store or ends.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from embstore.backends.disk.hardened import HardenedCache
+from embstore.backends.rows import Rows
+from embstore.locks import LEDGER
+
+Times = npt.NDArray[np.uint32]
+"""The store's time, per row; 0 where it is not known."""
+
+_USES = 4096
+"""Rows whose last uses stand in one entry."""
+
+_MARK_EVERY = 600
+"""Seconds between two notes of when rows were written: the age of a row is known to 10 minutes."""
+
+_COMPUTED = struct.Struct("<Qd")
+_LOOKED_UP = struct.Struct("<QQ")
+_LATEST = 2**32 - 1
+
+
+class Figures(NamedTuple):
+    """What was done under a namespace, over all processes."""
+
+    computed: int = 0
+    seconds: float = 0.0
+    hits: int = 0
+    misses: int = 0
+
+    def plus(self, hits: int, misses: int) -> Figures:
+        """These and so many more."""
+        return self._replace(hits=self.hits + hits, misses=self.misses + misses)
+
+
+class UsageRecords:
+    """These entries of a ledger. Methods that write are called in a transaction."""
+
+    def __init__(self, cache: HardenedCache) -> None:
+        self._cache = cache
+
+    # --- counts ---------------------------------------------------------------------------------
+
+    def figures(self, namespace_id: bytes) -> Figures:
+        """What was done under a namespace."""
+        with LEDGER, self._cache.faults():
+            computed = self._unpack(_COMPUTED, b"k" + namespace_id)
+            looked_up = self._unpack(_LOOKED_UP, b"s" + namespace_id)
+        return Figures(*computed, *looked_up)
+
+    def _unpack(self, form: struct.Struct, key: bytes) -> tuple[Any, ...]:
+        value = self._cache.get_sealed(key) or bytes(form.size)
+        if len(value) != form.size:
+            self._cache.damaged("a counter has another size")
+        return form.unpack(value)
+
+    def add_computed(self, namespace_id: bytes, computed: int, seconds: float) -> None:
+        """Count vectors, and what computing them took."""
+        key = b"k" + namespace_id
+        with self._cache.faults():
+            before = self._unpack(_COMPUTED, key)
+            self._cache.put_sealed(key, _COMPUTED.pack(before[0] + computed, before[1] + seconds))
+
+    def add_looked_up(self, namespace_id: bytes, hits: int, misses: int) -> None:
+        """Count look-ups."""
+        key = b"s" + namespace_id
+        with self._cache.faults():
+            before = self._unpack(_LOOKED_UP, key)
+            after = (max(0, before[0] + hits), max(0, before[1] + misses))
+            self._cache.put_sealed(key, _LOOKED_UP.pack(*after))
+
+    # --- times ----------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        last = int.from_bytes(self._cache.get_sealed(b"T") or b"", "little")
+        now = min(max(last + 1, int(time.time())), _LATEST)
+        self._cache.put_sealed(b"T", now.to_bytes(8, "little"))
+        return now
+
+    def mark_written(self, namespace_id: bytes, generation: int, row: int) -> float:
+        """Note that the rows from this one on are written now, unless that was done lately.
+
+        Returns:
+            The ``time.monotonic()`` until which it need not be done again.
+        """
+        prefix = _key(b"w", namespace_id, generation)
+        with self._cache.faults():
+            last = next(self._cache.last(prefix, 1), None)
+            written = int.from_bytes(self._cache.get(last[0]) or b"", "little") if last else 0
+            if not 0 <= time.time() - written < _MARK_EVERY:
+                key = prefix + row.to_bytes(8, "big")
+                self._cache.set(key, self._now().to_bytes(4, "little"))
+        return time.monotonic() + _MARK_EVERY
+
+    def note_uses(self, used: Mapping[bytes, tuple[int, Rows]]) -> None:
+        """Note rows as used now, by namespace: generation and row numbers."""
+        with self._cache.faults():
+            now = self._now()
+            for namespace_id, (generation, rows) in used.items():
+                prefix = _key(b"u", namespace_id, generation)
+                for part in np.unique(rows // _USES).tolist():
+                    key = prefix + part.to_bytes(8, "big")
+                    mine = rows[rows // _USES == part] % _USES
+                    before = (self._cache.get(key) or b"")[: 4 * _USES]
+                    size = max(4 * (int(mine.max()) + 1), -(-len(before) // 4) * 4)
+                    values = np.frombuffer(bytearray(before.ljust(size, b"\0")), "<u4")
+                    values[mine] = now
+                    self._cache.set(key, values.tobytes())
+
+    def times(self, namespace_id: bytes, generation: int, rows: int) -> Times:
+        """When each of the first ``rows`` rows was last used or, if it never was, written."""
+        found = np.zeros(rows, np.uint32)
+        with LEDGER, self._cache.faults():
+            prefix = _key(b"w", namespace_id, generation)
+            for key, value in self._cache.entries_from(prefix, prefix):
+                found[_number(key) :] = int.from_bytes(value[:4], "little")
+            prefix = _key(b"u", namespace_id, generation)
+            for key, value in self._cache.entries_from(prefix, prefix):
+                start = _number(key) * _USES
+                part = np.frombuffer(value[: len(value) // 4 * 4], "<u4")[: max(0, rows - start)]
+                mine = found[start : start + len(part)]
+                np.maximum(mine, part, out=mine)
+        return found
+
+    def put_times(self, namespace_id: bytes, generation: int, times: Times) -> None:
+        """Write the times of a new generation's rows; drops those of older ones. What was not known
+        is now: better too late than dropped too early."""
+        self.drop(namespace_id)
+        with self._cache.faults():
+            known = np.where(times, times, self._now()).astype("<u4")
+            prefix = _key(b"u", namespace_id, generation)
+            for start in range(0, len(known), _USES):
+                part = known[start : start + _USES].tobytes()
+                self._cache.set(prefix + (start // _USES).to_bytes(8, "big"), part)
+
+    def drop(self, namespace_id: bytes) -> None:
+        """Forget the times of a namespace."""
+        with self._cache.faults():
+            self._cache.delete_range(b"u" + namespace_id)
+            self._cache.delete_range(b"w" + namespace_id)
+
+
+def _key(kind: bytes, namespace_id: bytes, generation: int) -> bytes:
+    return kind + namespace_id + generation.to_bytes(8, "big")
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(key[-8:], "big")

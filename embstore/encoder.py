@@ -24,7 +24,6 @@ from embstore.threads import Desk, PerLoop, Threads
 _Asked = tuple[list[str], bool, Arguments]
 """Texts, whether they are a single one, and how they are to be encoded."""
 
-_ONLINE = OnlineBatching()
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """For each task the names of the prompts that upstream looks for, the first that there is."""
 
@@ -76,18 +75,19 @@ class CachedEncoder(Delegate):
         model_kwargs: dict[str, Any] | None = None,
         on_miss: Literal["encode", "raise"] = "encode",
         coalesce: bool = True,
-        online: OnlineBatching = _ONLINE,
+        online: OnlineBatching = OnlineBatching(),  # noqa: B008  # frozen
         **loading: Any,
     ) -> None:
         if on_miss not in ("encode", "raise"):
             raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
-        self.__dict__ |= {
+        own: dict[str, Any] = {
             "store": EmbeddingStore() if store is None else store,
             "_on_miss": on_miss,
             "_device": device,
             "_online": online,
             "_coalesce": coalesce,
         }
+        self.__dict__.update(own)
         self.__dict__["_model"] = as_model(
             model,
             self.store,

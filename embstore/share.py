@@ -171,17 +171,18 @@ class Share(Work):
     def _try(self, count: int, whole: int) -> list[int]:
         while True:
             while candidates := self._candidates(count * _WINDOW if self.others else count):
-                if chunk := self._claim(candidates, self._fair(count, whole)):
+                if chunk := self._claim(candidates, self._fair(len(candidates), count, whole)):
                     return chunk
             if not self._theirs:
                 return []
             if not self._look_at_theirs():
                 return self._take_over(count) if self._is_impatient() else []
 
-    def _fair(self, count: int, whole: int) -> int:
-        """So many that the others have as much left for each of them."""
-        left = len(self._passed) + len(self._positions) - self._next
-        fair = max(-(-left // (self.others + 1)), _LEAST_TEXTS)
+    def _fair(self, candidates: int, count: int, whole: int) -> int:
+        """Half of this worker's part of what is left, so that all come to the end together: the
+        "factoring" of Hummel, Schonberg and Flynn (1992)."""
+        left = candidates + len(self._passed) + len(self._positions) - self._next
+        fair = max(-(-left // (2 * (self.others + 1))), _LEAST_TEXTS)
         return min(count, -(-fair // whole) * whole) if self.others else count
 
     def _claim(self, candidates: list[int], most: int) -> list[int]:

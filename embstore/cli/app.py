@@ -43,6 +43,7 @@ def root(
     jq -c .question log.jsonl | embstore warm - --format jsonl
     embstore stats --store ./embeddings
     embstore verify --json
+    embstore prune --older-than 90d --max-size 10GB
     embstore clear --namespace BAAI/bge-small-en-v1.5
     embstore demo
     embstore bench batch-size --plot batch_size.svg
@@ -59,6 +60,7 @@ app.command()(stores.stats)
 app.command()(stores.namespaces)
 app.command()(stores.verify)
 app.command()(stores.compact)
+app.command()(stores.prune)
 app.command()(stores.clear)
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")

@@ -15,6 +15,7 @@ from embstore.cli import options as opt
 from embstore.cli.errors import InputError
 from embstore.cli.output import print_json, print_table
 from embstore.stats import format_bytes
+from embstore.units import parse_bytes, parse_seconds
 
 _ID_SHOWN = 12  # hex digits of a namespace id: enough to tell one from billions
 
@@ -28,7 +29,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def stats(location: opt.Store = None, json: opt.Json = False) -> None:
-    """Show how much a store holds, and what computing it took."""
+    """Show how much a store holds, and what it has saved, over all processes."""
     with _open(location) as store:
         figures = store.stats()
         infos = store.namespaces()
@@ -39,6 +40,9 @@ def stats(location: opt.Store = None, json: opt.Json = False) -> None:
             "bytes": figures.bytes,
             "computed": sum(info.computed for info in infos),
             "encode_seconds": round(sum(info.encode_seconds for info in infos), 3),
+            "hits": sum(info.hits for info in infos),
+            "misses": sum(info.misses for info in infos),
+            "seconds_saved": round(sum(info.seconds_saved for info in infos), 3),
         }
     if json:
         print_json(summary)
@@ -47,6 +51,10 @@ def stats(location: opt.Store = None, json: opt.Json = False) -> None:
     print(f"namespaces  {len(infos):,}")
     print(f"vectors     {figures.entries:,}, {format_bytes(figures.bytes)} on disk")
     print(f"computing   {summary['computed']:,} took {summary['encode_seconds']:,.1f} s")
+    asked = summary["hits"] + summary["misses"]
+    rate = f" ({summary['hits'] / asked:.1%})" if asked else ""
+    print(f"hits        {summary['hits']:,} of {asked:,} texts{rate}")
+    print(f"saved       {summary['seconds_saved']:,.1f} s")
 
 
 def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
@@ -59,7 +67,7 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
         return
     print(where)
     print_table(
-        ("id", "model", "settings", "vectors", "size"),
+        ("id", "model", "settings", "vectors", "size", "hits", "misses", "saved"),
         (
             (
                 info.namespace.id.hex()[:_ID_SHOWN],
@@ -67,6 +75,9 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
                 _settings(info),
                 f"{info.entries:,} x {info.dim} {info.dtype}",
                 format_bytes(info.bytes),
+                f"{info.hits:,}",
+                f"{info.misses:,}",
+                f"{info.seconds_saved:,.1f} s",
             )
             for info in infos
         ),
@@ -101,6 +112,39 @@ def compact(location: opt.Store = None, json: opt.Json = False) -> None:
     else:
         before, after = format_bytes(report.bytes_before), format_bytes(report.bytes_after)
         print(f"{where}: {report.rows:,} rows, {before} before, {after} after")
+
+
+def prune(
+    location: opt.Store = None,
+    max_size: Annotated[
+        str | None, typer.Option(help='Vectors go until less is taken: "10GB", "500MiB".')
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help='Vectors go that were not used for so long: "30d", "12h".')
+    ] = None,
+    namespace: Which = None,
+    json: opt.Json = False,
+) -> None:
+    """Delete the vectors used longest ago: until a size is kept, or those of an age."""
+    if max_size is None and older_than is None:
+        raise InputError("say what is to go: --max-size, --older-than, or both")
+    try:
+        limits: dict[str, Any] = {
+            "max_size": parse_bytes(max_size),
+            "older_than": None if older_than is None else parse_seconds(older_than),
+        }
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    with _open(location, read_only=False) as store:
+        chosen = None if namespace is None else _select(store.namespaces(), namespace)
+        if chosen is not None and len(chosen) > 1:
+            raise InputError(f"{len(chosen)} namespaces match {namespace!r}: give an id")
+        pruned = store.prune(namespace=chosen[0].namespace if chosen else None, **limits)
+        where, size = store.location, store.stats().bytes
+    if json:
+        print_json({"store": where, "pruned": pruned, "bytes": size})
+    else:
+        print(f"{where}: {pruned:,} vectors deleted, {format_bytes(size)} on disk")
 
 
 def clear(
@@ -155,5 +199,9 @@ def _settings(info: NamespaceInfo) -> str:
 
 
 def _as_dict(info: NamespaceInfo) -> dict[str, Any]:
-    fields = {**asdict(info), "namespace": info.namespace.to_dict()}
+    fields = {
+        **asdict(info),
+        "namespace": info.namespace.to_dict(),
+        "seconds_saved": round(info.seconds_saved, 3),
+    }
     return {"id": info.namespace.id.hex(), **fields}

@@ -186,7 +186,15 @@ def entries_of(location: Path) -> Iterator[int]:
 
 class TestStores:
     @pytest.mark.parametrize(
-        "command", [["stats"], ["namespaces"], ["verify"], ["compact"], ["clear", "--yes"]]
+        "command",
+        [
+            ["stats"],
+            ["namespaces"],
+            ["verify"],
+            ["compact"],
+            ["prune", "--max-size", "1MB"],
+            ["clear", "--yes"],
+        ],
     )
     def test_no_store_is_an_error_and_none_is_made(
         self, run: Run, tmp_path: Path, command: list[str]
@@ -202,6 +210,8 @@ class TestStores:
         assert (figures["entries"], figures["namespaces"], figures["computed"]) == (4, 1, 4)
         assert figures["bytes"] >= 4 * 384 * 4
         assert figures["encode_seconds"] > 0
+        assert (figures["hits"], figures["misses"]) == (1, 4)
+        assert figures["seconds_saved"] > 0
         assert "4, " in run("stats").stdout
 
     def test_namespaces(self, run: Run, warmed: Path) -> None:
@@ -231,6 +241,23 @@ class TestStores:
 
         assert run("compact").exit_code == 0
         assert run("verify").exit_code == 0
+
+    def test_prune(self, run: Run, warmed: Path) -> None:
+        kept = run("prune", "--older-than", "30d", "--max-size", "1GB", "--json")
+        assert json.loads(kept.stdout)["pruned"] == 0
+        part = run("prune", "--max-size", 2 * 1560 * 1.2, "--json")
+        assert json.loads(part.stdout)["pruned"] == 2
+        assert "2 vectors deleted" in run("prune", "--max-size", "0").stdout
+
+    @pytest.mark.parametrize(
+        "options",
+        [(), ("--max-size", "much"), ("--older-than", "soon"), ("--max-size", "1", "-n", "other")],
+    )
+    def test_prune_nothing_by_mistake(self, run: Run, warmed: Path, options: tuple) -> None:
+        result = run("prune", *options)
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert json.loads(run("stats", "--json").stdout)["entries"] == 4
 
     def test_compact_gives_space_back(
         self, run: Run, model_path: str, lines: Path, warmed: Path

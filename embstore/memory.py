@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embstore.keys import DIGEST_SIZE
 from embstore.locks import MEMORY
 
 OVERHEAD = 200
@@ -66,6 +67,14 @@ class MemoryTier:
                 if row is not None:
                     touch(key)
         return rows
+
+    def digests(self) -> dict[bytes, list[bytes]]:
+        """The digests of all rows kept, by namespace id. Of keys of :func:`memory_prefix`."""
+        found: dict[bytes, list[bytes]] = {}
+        with self._lock:
+            for key in self._rows:
+                found.setdefault(key[:DIGEST_SIZE], []).append(key[-DIGEST_SIZE:])
+        return found
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep these rows as the most recently used; what no longer fits goes, oldest first."""

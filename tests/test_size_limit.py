@@ -52,6 +52,20 @@ def test_vectors_stay_under_the_limit_and_what_is_used_stays(tmp_path: Path) -> 
         assert store.verify().ok
 
 
+def test_what_is_read_from_memory_is_in_use(tmp_path: Path) -> None:
+    hot = names(0, 50)
+    with EmbeddingStore(tmp_path, memory_limit=60 * (4 * DIM + 200), size_limit=LIMIT) as store:
+        put(store, hot)
+        before = store.stats().disk_hits
+        for start in range(50, 1000, 5):
+            put(store, names(start, start + 5))
+            assert all(found(store, hot))
+        assert store.stats().disk_hits == before
+    with EmbeddingStore(tmp_path) as store:
+        assert all(found(store, hot))
+        assert not any(found(store, names(50, 400)))
+
+
 def test_a_limit_in_words(tmp_path: Path) -> None:
     with EmbeddingStore(tmp_path, memory_limit=0, size_limit="400kB") as store:
         for start in range(0, 1000, 100):

@@ -33,7 +33,7 @@ def stats(location: opt.Store = None, json: opt.Json = False) -> None:
     with _open(location) as store:
         figures = store.stats()
         infos = store.namespaces()
-        summary = {
+        summary: dict[str, Any] = {
             "store": store.location,
             "namespaces": len(infos),
             "entries": figures.entries,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,10 @@ class DiskBackend:
     def count(self, namespace: Namespace, hits: int, misses: int) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
         self._pending.count(namespace.id, hits, misses)
+
+    def watch(self, in_memory: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        self._pending.in_memory = in_memory
 
     def prune(
         self,

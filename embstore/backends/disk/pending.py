@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.session import Session
@@ -28,7 +29,12 @@ class Pending:
     Args:
         session: has the ledger.
         shelves: know which rows were used.
+
+    Attributes:
+        in_memory: gives what is read without this backend hearing of it.
     """
+
+    in_memory: Callable[[], Mapping[bytes, list[bytes]]] = dict
 
     def __init__(self, session: Session, shelves: Shelves) -> None:
         self._session = session
@@ -71,6 +77,8 @@ class Pending:
         with COUNTERS:
             hits, misses = self._hits, self._misses
             self.forget()
+        for namespace_id, digests in self.in_memory().items():
+            self._shelves.use(namespace_id, digests)
         used = self._shelves.take_used()
         counted = {one for one in (*hits, *misses) if hits[one] or misses[one]}
         if not counted and not used:

@@ -53,7 +53,6 @@ class Shelf:
             self._used = np.append(self._used, np.zeros(size - len(self._used), np.bool_))
             self._sound = np.append(self._sound, np.zeros(size - len(self._sound), np.bool_))
         self._sound[first:known] = sound
-        self._used[first:known] = sound
         self._index.extend(digests, first)
         self.known = known
 
@@ -123,7 +122,7 @@ class Shelf:
         return sound
 
     def take_used(self) -> Rows:
-        """The rows located or written since this was last asked."""
+        """The rows located since this was last asked."""
         used: Rows = np.flatnonzero(self._used[: self.known])
         self._used[used] = False
         return used

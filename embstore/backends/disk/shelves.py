@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from embstore.backends.disk import repair
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import Header
-from embstore.backends.rows import Rows
+from embstore.backends.rows import Rows, as_digests
 from embstore.errors import StoreDamagedError
 from embstore.locks import INDEX
 
@@ -112,6 +113,12 @@ class Shelves:
         """Damaged rows found and left out so far."""
         with INDEX:
             return self._corrupt + sum(shelf.corrupt for shelf in self._shelves.values())
+
+    def use(self, namespace_id: bytes, digests: Sequence[bytes]) -> None:
+        """Count rows as used, if they are known here."""
+        with INDEX:
+            if (shelf := self._shelves.get(namespace_id)) is not None:
+                shelf.locate(as_digests(digests))
 
     def take_used(self) -> dict[bytes, tuple[int, Rows]]:
         """The rows used since this was last asked, by namespace: generation and row numbers."""

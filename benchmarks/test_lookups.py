@@ -97,6 +97,23 @@ def test_disk_batch(race: Race, stored: Callable[[int], Stored], count: int) -> 
     )
 
 
+def test_disk_batch_read_only(race: Race, stored: Callable[[int], Stored]) -> None:
+    """The disk tier of a store that was opened to read only, beside one opened as usual."""
+    known = stored(TEXTS)
+    texts = known.some(TEXTS)
+    usual, store = known.open(memory_limit=0), known.open(memory_limit=0, read_only=True)
+    result = race(
+        {
+            "opened as usual": lambda: usual.get_many(NAMESPACE, texts),
+            "embstore": lambda: store.get_many(NAMESPACE, texts),
+        },
+        items=TEXTS,
+        rounds=31,
+    )
+    assert store.stats().misses == store.stats().memory_hits == 0
+    result.report("disk tier, read only, 10,000 texts of 10,000", against="opened as usual")
+
+
 @SIZES
 def test_disk_first_batch(race: Race, stored: Callable[[int], Stored], count: int) -> None:
     """The first look-up of a process: it reads the ledger, maps the file and checks each row."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 LEDGER = threading.RLock()
 """Around every SQLite call."""
@@ -29,9 +30,15 @@ LOADING = threading.RLock()
 _IN_ORDER = (LEDGER, INDEX, MEMORY, COUNTERS)
 
 
+BEFORE_FORK: list[Callable[[], None]] = []
+"""Called before a fork with all locks held, so that nobody can undo what they do."""
+
+
 def _acquire() -> None:
     for lock in _IN_ORDER:
         lock.acquire()
+    for prepare in BEFORE_FORK:
+        prepare()
 
 
 def _release() -> None:

@@ -56,6 +56,9 @@ class PerLoop(Generic[Made]):
         self._make = make
         self._made: dict[asyncio.AbstractEventLoop, Made] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make, "_made": {}}  # a copy elsewhere has loops of its own
+
     def here(self) -> Made:
         """That of the running event loop."""
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ What is changed of diskcache 5.6.3, and why:
 - Only raw bytes are read; pickles and file names are refused (CVE-2025-69872), nothing is unlinked.
 - Settings are constants of this file. The Settings table, which diskcache obeys (attributes,
   pragmas), is never read: a tampered one changes nothing, and opening writes nothing.
-- One connection for the process, under one lock, leaked and not closed in a forked child.
+- One connection for the process, under one lock, closed before a fork; both sides open their own.
 - C code ends a transaction, wherever an interrupt lands; diskcache keeps the write lock if it lands
   between BEGIN and ``try``.
 - Waiting for a lock can be interrupted, and lasts as long as asked for, opening included.
@@ -14,7 +14,6 @@ What is changed of diskcache 5.6.3, and why:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import sqlite3
@@ -26,13 +25,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from diskcache import Cache, Disk
+from diskcache import Cache
 from diskcache.core import DBNAME, MODE_RAW
 from xxhash import xxh3_64_digest
 
+from embstore.backends.disk.raw import RawDisk, expect_bytes
 from embstore.errors import StoreDamagedError, StoreError
 from embstore.keys import canonical_json
-from embstore.locks import LEDGER
+from embstore.locks import BEFORE_FORK, LEDGER
 
 T = TypeVar("T")
 
@@ -71,41 +71,6 @@ _DAMAGE = {
 _SEAL = 8
 
 
-class _RawDisk(Disk):  # type: ignore[misc]  # diskcache has no types
-    """Bytes as they are; whatever diskcache would unpickle, open or unlink is refused."""
-
-    def put(self, key: bytes) -> tuple[Any, bool]:
-        return sqlite3.Binary(key), True
-
-    def get(self, key: Any, raw: Any) -> bytes:
-        return expect_bytes(key)
-
-    def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, Any]:
-        return 0, MODE_RAW, None, sqlite3.Binary(value)
-
-    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> bytes:
-        if mode != MODE_RAW or filename is not None:
-            raise StoreDamagedError("the ledger has an entry that embstore never writes")
-        return expect_bytes(value)
-
-    def filename(self, key: Any = None, value: Any = None) -> NoReturn:
-        raise StoreDamagedError("the ledger has an entry that embstore never writes")
-
-    def remove(self, file_path: Any) -> None:
-        """Paths found in the ledger are data: nothing is unlinked for them."""
-
-
-def expect_bytes(value: Any) -> bytes:
-    """``value``, which embstore wrote as bytes.
-
-    Raises:
-        StoreDamagedError: if it is anything else.
-    """
-    if type(value) is not bytes:
-        raise StoreDamagedError("the ledger has an entry that embstore never writes")
-    return value
-
-
 class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
     """A map from bytes to bytes in one SQLite file, with ordered keys and transactions.
 
@@ -115,9 +80,9 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
     Args:
         directory: where cache.db lies.
         timeout: seconds to wait for a lock.
-        mode: "rw" or "ro" to open an existing file, in which nothing is written and no write lock
-            taken; "immutable" for a read-only place where SQLite cannot make its shared memory;
-            "create" to make a new one.
+        mode: "rw" to open an existing file; "ro" to open one for reading, which makes and changes
+            no file at all; "immutable" to read it without the log that a writer left, where that
+            cannot be read; "create" to make a new one.
     """
 
     def __init__(self, directory: Path, timeout: float, mode: str) -> None:
@@ -125,10 +90,11 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         self._mode = "rw" if mode == "create" else mode
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._idle_since: tuple[int, ...] | None = None
         self._directory = str(directory)
         self._timeout = timeout
         self._local = threading.local()
-        self._disk = _RawDisk(str(directory))
+        self._disk = RawDisk(str(directory))
         for name, value in _SETTINGS.items():
             setattr(self, name, value)
         _OPEN.add(self)
@@ -138,7 +104,7 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             with LEDGER, self.faults():
                 # The tables are diskcache's own work. Not told where they are: it expands
                 # variables in a directory's name, and makes the directory it gets.
-                super().__init__(os.sep, timeout, _RawDisk, **_SETTINGS)
+                super().__init__(os.sep, timeout, RawDisk, **_SETTINGS)
             self._directory = str(directory)
 
     # --- one connection, one lock, faults named -------------------------------------------------
@@ -146,7 +112,14 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
     @property
     def _con(self) -> sqlite3.Connection:
         if self._connection is None:
-            mode = "immutable=1" if self._mode == "immutable" else f"mode={self._mode}"
+            mode = f"mode={self._mode}"
+            if self._mode == "ro":
+                # Without a log, the file is all there is. SQLite would make log and shared memory.
+                idle = not os.path.exists(f"{self.path}-wal")
+                mode = "mode=ro&immutable=1" if idle else "mode=ro&readonly_shm=1"
+                self._idle_since = self._state() if idle else None
+            elif self._mode == "immutable":
+                mode = "mode=ro&immutable=1"
             self._connection = sqlite3.connect(
                 f"file:{urllib.parse.quote(os.fsencode(self.path))}?{mode}",
                 uri=True,
@@ -201,10 +174,18 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         """Raise StoreDamagedError."""
         raise StoreDamagedError(f"{self.path} is damaged: {why}", path=str(self.path)) from cause
 
+    def _state(self) -> tuple[int, ...]:
+        stat = os.stat(self.path)
+        log = os.path.exists(f"{self.path}-wal")
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns, int(log)
+
     def check_in_place(self) -> None:
         """Raise StoreDamagedError if another process moved the file aside: what is committed to it
         now is lost to everybody."""
         if self._connection is None:
+            return
+        if self._idle_since is not None and self._idle_since != self._state():
+            self.close()  # somebody has begun to write: from now on there is a log to be read
             return
         try:
             in_place = os.stat(self.path).st_ino == self._inode
@@ -225,8 +206,8 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             timeout: seconds to wait for the lock; None for those of this cache.
         """
         with LEDGER, self.faults():
-            connection = self._con
             self.check_in_place()
+            connection = self._con
             if connection.in_transaction:
                 raise StoreError(f"{self.path} is being written further up", path=str(self.path))
             deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -255,8 +236,8 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         """Do ``work``, which sees one state of the file throughout, whatever others commit
         meanwhile. Keep it short: the write-ahead log cannot be reset under a reader."""
         with LEDGER, self.faults():
-            connection = self._con
             self.check_in_place()
+            connection = self._con
             if connection.in_transaction:
                 return work()
             with connection:
@@ -386,13 +367,11 @@ def _after(prefix: bytes) -> bytes:
 _OPEN: weakref.WeakSet[HardenedCache] = weakref.WeakSet()
 
 
-def _leak_connections() -> None:
-    # SQLite forbids using or closing a connection in a forked child: closing it would drop the
-    # parent's locks. One more reference keeps it from ever being collected.
-    for cache in _OPEN:
-        if cache._connection is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))
-            cache._connection = None
+def _close_connections() -> None:
+    # SQLite knows in each process which locks it holds. A child inherits that knowledge, but not
+    # the locks: what it commits would go into a log that others take for theirs to delete.
+    for cache in list(_OPEN):
+        cache.close()
 
 
-os.register_at_fork(after_in_child=_leak_connections)
+BEFORE_FORK.append(_close_connections)

@@ -15,6 +15,7 @@ from embstore.errors import StoreError, StoreRefusedError
 T = TypeVar("T")
 
 VECTORS = "vectors"
+_LEDGER = "cache.db"
 _LOCK = "lock"
 
 
@@ -59,6 +60,15 @@ def check(path: Path, *, foreign: bool = False) -> None:
         + ("" if foreign else ", or open it with read_only=True if you trust its owner"),
         path=str(path),
     )
+
+
+def file_mode(directory: Path) -> int:
+    """The mode of a store's new files: 0600, or what the owner gave the ledger, so that those to
+    whom a store was opened for reading can read what comes later too."""
+    try:
+        return 0o600 | (os.stat(directory / _LEDGER).st_mode & 0o044)
+    except OSError:
+        return 0o600
 
 
 def exclusively(directory: Path, timeout: float, work: Callable[[], T]) -> T:

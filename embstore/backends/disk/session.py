@@ -55,7 +55,7 @@ class Session:
         self.directory = directory
         self.vectors = directory / location.VECTORS
         self.ledger: Ledger | None = None
-        self.seed = secrets.randbits(63) if seed is None else seed
+        self.seed = 1 + secrets.randbelow(2**63 - 1) if seed is None else seed
         self._timeout = timeout
         self.read_only = read_only
         self._forget = forget
@@ -111,6 +111,9 @@ class Session:
             self._refuse("holds no store: check the path")
         for path in (self.directory, self.vectors):
             location.check(path, foreign=True)
+        file = self.directory / FILE
+        if os.path.lexists(file):
+            location.check(file, foreign=True)
         for mode in ("ro", "immutable"):
             try:
                 self.ledger = Ledger(self.directory, self._timeout, mode)
@@ -176,7 +179,10 @@ class Session:
             self._drop()
             try:
                 if self.read_only:
-                    raise damage
+                    self._open_read_only()  # it may have been rebuilt, or written just then
+                    if self.ledger is None:
+                        raise damage
+                    return
                 location.exclusively(
                     self.directory, self._timeout, lambda: self._mend(damage, believe=believe)
                 )

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 from xxhash import xxh3_128_digest
@@ -71,7 +72,7 @@ class Namespace:
             _refuse_keys(self.extra)
             object.__setattr__(self, "extra", json.loads(canonical_json(dict(self.extra))))
             canonical_json(self.to_dict())
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise NamespaceError(
                 f"a namespace holds only JSON values: {error}", namespace=None
             ) from None
@@ -120,21 +121,41 @@ def canonical_json(value: Any) -> bytes:
     ).encode("ascii")
 
 
+def check_seed(seed: int) -> int:
+    """``seed``, if it may be the seed of a store's digests.
+
+    Raises:
+        ValueError: if it is not. 0 is not, as that is xxh3 without a seed.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 < seed < 2**63:
+        raise ValueError(
+            f"a seed is a whole number from 1 to 2**63 - 1, not {seed!r}: draw one at random "
+            "(1 + secrets.randbelow(2**63 - 1)) and keep it from strangers"
+        )
+    return seed
+
+
 def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
     """The 16-byte digest of each text.
 
     xxh3_128 of the UTF-8 bytes, seeded with the store's own seed: without one, texts that collide
-    can be made at once. Lone surrogates are digested as ``surrogatepass`` writes them.
+    can be made at once. Of more than 240 bytes it is xxh3_128 of their SHA-256, behind the seed:
+    from there on xxh3 adds up what it makes of each 8 bytes, and a pair of texts can be made that
+    collides under 1.5 % of all seeds. Lone surrogates are as ``surrogatepass`` writes them.
 
     Raises:
         TypeError: if a text is not a ``str``.
     """
     texts = list(texts)
     try:
-        return [xxh3_128_digest(text.encode(), seed) for text in texts]
+        raw = [text.encode() for text in texts]
     except (AttributeError, UnicodeEncodeError):
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise TypeError(
                 f"texts must be str, not {type(wrong[0]).__name__}: {wrong[0]!r:.80}"
             ) from None
-        return [xxh3_128_digest(text.encode("utf-8", "surrogatepass"), seed) for text in texts]
+        raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    key = seed.to_bytes(8, "little")
+    return [
+        xxh3_128_digest(one if len(one) <= 240 else sha256(key + one).digest(), seed) for one in raw
+    ]

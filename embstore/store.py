@@ -25,7 +25,7 @@ from embstore.backends.rows import Array, as_vectors
 from embstore.claims import Claims
 from embstore.errors import StoreError
 from embstore.faults import Faults
-from embstore.keys import Namespace, digest_texts
+from embstore.keys import Namespace, check_seed, digest_texts
 from embstore.memory import MemoryTier
 from embstore.stats import Counters, Stats
 from embstore.tiers import Tiers
@@ -54,8 +54,8 @@ class EmbeddingStore:
         on_error: what happens when the store cannot read or write: "warn" gives one
             :class:`~embstore.errors.StoreWarning` and goes on as if nothing were stored, "raise"
             raises :class:`~embstore.errors.StoreError`.
-        seed: seed of a new store's digests, 0 to 2**63-1, for stores that are to be merged; random
-            by default.
+        seed: seed of a new store's digests, 1 to 2**63-1, for stores that are to be merged; random
+            by default. Keep it from those who choose texts (docs/security.md).
 
     Attributes:
         location: where it is: a path, or a URL of another scheme than disk.
@@ -86,6 +86,8 @@ class EmbeddingStore:
         on_error: Literal["warn", "raise"] = "warn",
         seed: int | None = None,
     ) -> None:
+        if seed is not None:
+            check_seed(seed)
         self.location = resolve_location(location)
         self._arguments = {
             "location": self.location,
@@ -114,7 +116,7 @@ class EmbeddingStore:
         self.claims = Claims(None if read_only else self._backend)
         if self._backend is not None:
             seed = self._backend.seed
-        self._seed = secrets.randbits(63) if seed is None else seed
+        self._seed = 1 + secrets.randbelow(2**63 - 1) if seed is None else seed
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -170,8 +172,10 @@ class EmbeddingStore:
         Raises:
             NamespaceError: if they are no numbers of shape (n, dim), or dim or dtype differ from
                 what is stored under the namespace.
+            StoreError: if the store was opened read-only.
             TypeError: if a text is not a ``str``.
         """
+        self._refuse_if_read_only()
         given = as_vectors(vectors, len(texts))
         if len(given):
             self.keep(namespace, self.digests(texts), given)
@@ -185,7 +189,7 @@ class EmbeddingStore:
         """
         digests = self.digests(texts)
         try:
-            return self._need_backend().delete_many(namespace, digests)
+            return self._need_to_write().delete_many(namespace, digests)
         finally:
             self._tiers.forget(namespace, digests)
 
@@ -293,7 +297,7 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be written.
         """
-        backend = self._need_backend()
+        backend = self._need_to_write()
         gone = (
             [info.namespace for info in backend.namespaces()] if namespace is None else [namespace]
         )
@@ -316,7 +320,7 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be written.
         """
-        return self._need_backend().compact()
+        return self._need_to_write().compact()
 
     def prune(
         self,
@@ -345,7 +349,7 @@ class EmbeddingStore:
         if max_size is None and older_than is None:
             raise ValueError("say what is to go: by max_size=, older_than=, or both")
         seconds = None if older_than is None else parse_seconds(older_than)
-        pruned = self._need_backend().prune(
+        pruned = self._need_to_write().prune(
             namespace, max_size=parse_bytes(max_size), older_than=seconds
         )
         self._tiers.clear_memory(namespace)
@@ -378,3 +382,11 @@ class EmbeddingStore:
         if self._backend is None:
             raise StoreError(f"the store at {self.location} is not open", path=self.location)
         return self._backend
+
+    def _need_to_write(self) -> Backend:
+        self._refuse_if_read_only()
+        return self._need_backend()
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise StoreError(f"{self.location} was opened read-only", path=self.location)

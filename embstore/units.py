@@ -30,7 +30,7 @@ def parse_bytes(size: int | str | None) -> int | None:
         return None
     if isinstance(size, str):
         count = _parse(size, _BYTES)
-        if count is not None:
+        if count is not None and count < float("inf"):
             return int(count)
     elif isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embstore import __version__
-from embstore.cli import bench, demo, embed, stores
+from embstore.cli import bench, demo, doctor, embed, stores
 from embstore.cli.errors import Commands
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def root(
     jq -c .question log.jsonl | embstore warm - --format jsonl
     embstore stats --store ./embeddings
     embstore verify --json
+    embstore doctor
     embstore prune --older-than 90d --max-size 10GB
     embstore clear --namespace BAAI/bge-small-en-v1.5
     embstore demo
@@ -59,6 +60,7 @@ app.command()(embed.warm)
 app.command()(stores.stats)
 app.command()(stores.namespaces)
 app.command()(stores.verify)
+app.command()(doctor.doctor)
 app.command()(stores.compact)
 app.command()(stores.prune)
 app.command()(stores.clear)

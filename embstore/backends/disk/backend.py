@@ -38,7 +38,7 @@ class DiskBackend:
             write nothing.
         size_limit: bytes to keep the store under by dropping the rows used longest ago; None drops
             nothing.
-        seed: seed of a new store, 0 to 2**63-1, for stores that are to be merged; random by
+        seed: seed of a new store, 1 to 2**63-1, for stores that are to be merged; random by
             default.
 
     Raises:

@@ -361,5 +361,5 @@ def _alike(header: Header, newest: Header) -> bool:
 def whole(vectors: Path, header: Header) -> Shelf:
     """The shelf of a vector file, as the file alone has it."""
     shelf = Shelf(vectors, header)
-    shelf.learn(0, shelf.file.rows(2**62)["digest"].copy())
+    shelf.learn(0, shelf.file.rows(shelf.file.count_rows())["digest"].copy())
     return shelf

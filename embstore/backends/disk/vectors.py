@@ -14,10 +14,13 @@ a writer that died, and are overwritten by the next one. The header serves to re
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import mmap
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from embstore.backends.disk.location import file_mode
 from embstore.backends.rows import Array, RowFormat, Rows
 from embstore.errors import EmbstoreError, StoreDamagedError, StoreError, StoreRefusedError
 from embstore.keys import Namespace, canonical_json
@@ -81,7 +85,7 @@ class Header:
 
 def generation_of(path: Path) -> int | None:
     """The generation in a vector file's name; None if it is no such name."""
-    match = re.fullmatch(r"[0-9a-f]{32}\.(\d+)\.vec", path.name)
+    match = re.fullmatch(r"[0-9a-f]{32}\.(\d{1,18})\.vec", path.name)
     return int(match[1]) if match else None
 
 
@@ -93,7 +97,7 @@ def read_header(path: Path) -> Header:
         StoreDamagedError: if it is not a sound header.
         OSError: if the file cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+    with open(open_regular(path), "rb") as file:
         start = file.read(_PREFIX.size)
         if len(start) < _PREFIX.size or not start.startswith(MAGIC):
             raise StoreDamagedError(f"{path} is not a vector file", path=str(path))
@@ -107,15 +111,33 @@ def read_header(path: Path) -> Header:
     refuse_newer(version, path)
     try:
         fields = json.loads(body[_PREFIX.size :])
-        return Header(
+        for name, most in (("seed", 2**63), ("generation", 2**63), ("dim", 2**24 + 1)):
+            if type(fields[name]) is not int or not 0 <= fields[name] < most:
+                raise ValueError(f"{name} {fields[name]!r:.80}")
+        header = Header(
             seed=fields["seed"],
             generation=fields["generation"],
             namespace=Namespace.from_dict(fields["namespace"]),
             dtype=fields["dtype"],
             dim=fields["dim"],
         )
+        header.row_format()
+        return header
     except (KeyError, TypeError, ValueError, EmbstoreError) as error:
         raise StoreDamagedError(f"the header of {path}: {error}", path=str(path)) from error
+
+
+def open_regular(path: Path, access: int = os.O_RDONLY) -> int:
+    """A descriptor of a file that is no link, and nothing that could be waited for.
+
+    Raises:
+        OSError: if it cannot be opened, or is no regular file.
+    """
+    fd = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return fd
 
 
 def refuse_newer(version: int, path: Path) -> None:
@@ -155,7 +177,7 @@ class VectorFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._write_fd = os.open(self.path, flags, 0o600)
         try:
-            os.fchmod(self._write_fd, 0o600)
+            os.fchmod(self._write_fd, file_mode(self.path.parent.parent))
             _pwrite(self._write_fd, self.header.to_bytes(), 0)
         except OSError:
             self.close()
@@ -171,17 +193,27 @@ class VectorFile:
         """
         try:
             if self._read_fd < 0:
-                self._read_fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            stat = os.fstat(self._read_fd)
+                self._read_fd = open_regular(self.path)
+            now = os.fstat(self._read_fd)
         except FileNotFoundError:
             return self.mapped[:0]  # cleared or compacted away before it was first read
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
         # A file without a name was cleared or compacted away: nothing in it counts any more.
-        present = max(0, stat.st_size - self._start) // self.format.stride if stat.st_nlink else 0
+        present = max(0, now.st_size - self._start) // self.format.stride if now.st_nlink else 0
         if len(self.mapped) > present or len(self.mapped) < min(count, present):
             self._map(present)
         return self.mapped[:count]
+
+    def count_rows(self) -> int:
+        """How many rows there may be, by the file's length without the hole at its end, if any."""
+        self.rows(0)
+        end = self._start
+        with contextlib.suppress(OSError):  # ENXIO: no data from here on
+            while self._read_fd >= 0:
+                end = os.lseek(self._read_fd, end, os.SEEK_DATA)
+                end = os.lseek(self._read_fd, end, os.SEEK_HOLE)
+        return -(-(end - self._start) // self.format.stride)
 
     @property
     def is_gone(self) -> bool:
@@ -224,7 +256,7 @@ class VectorFile:
 
     def _writable(self) -> int:
         if self._write_fd < 0:
-            self._write_fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._write_fd = open_regular(self.path, os.O_RDWR)
         return self._write_fd
 
     def __del__(self) -> None:

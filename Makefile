@@ -6,13 +6,13 @@ INSTALLED := .venv/.installed
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
-.PHONY: demo test bench notebook format clean
+.PHONY: demo test bench soak notebook format clean
 
 demo: $(INSTALLED)
 	$(BIN)/embstore demo $(ARGS)
 
 # Tests use a model that a package carries; offline, a test that asks a hub fails at once.
-test bench notebook: export HF_HUB_OFFLINE = 1
+test bench soak notebook: export HF_HUB_OFFLINE = 1
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,6 +23,10 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pytest benchmarks --benchmark-only
+
+# Kills, damages and wears out stores: half an hour. For instance: make soak ARGS="--only ctrl-c --json soak.json"
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 # Executes the notebook of the docs and keeps its outputs, those of this machine.
 notebook: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,6 +10,53 @@ from typing import TypeVar
 from embstore.errors import StoreError, StoreRefusedError, StoreWarning
 
 T = TypeVar("T")
+
+_CAUSES = {
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EFBIG: "full",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EROFS: "permission",
+    "SQLITE_FULL": "full",
+    "SQLITE_BUSY": "locked",
+    "SQLITE_READONLY": "permission",
+    "SQLITE_CANTOPEN": "permission",
+}
+
+
+class Warnings:
+    """Says each cause once.
+
+    One cause has many faces: a full disk is one error to SQLite and another to the system, at
+    opening and at writing.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def warn(self, message: str, error: BaseException | None = None) -> None:
+        """Warn with a StoreWarning, unless that was done before for the same cause.
+
+        Args:
+            message: what happened, and what follows from it.
+            error: what was raised, if anything was.
+        """
+        cause = message if error is None else _cause(error)
+        if cause not in self._said:
+            self._said.add(cause)
+            warnings.warn(message, StoreWarning, stacklevel=5)
+
+
+def _cause(error: BaseException) -> str:
+    link: BaseException | None = error
+    while link is not None:
+        name = getattr(link, "sqlite_errorname", "")
+        for one in (getattr(link, "errno", None), "_".join(name.split("_")[:2])):
+            if one in _CAUSES:
+                return _CAUSES[one]
+        link = link.__cause__
+    return str(error)
 
 
 class Faults:
@@ -18,6 +66,9 @@ class Faults:
         location: the store, for the message.
         on_error: "warn" or "raise".
 
+    Attributes:
+        warnings: says what is wrong.
+
     Raises:
         ValueError: if ``on_error`` is anything else.
     """
@@ -25,9 +76,9 @@ class Faults:
     def __init__(self, location: str, on_error: str) -> None:
         if on_error not in ("warn", "raise"):
             raise ValueError(f'on_error is "warn" or "raise", not {on_error!r}')
+        self.warnings = Warnings()
         self._location = location
         self._raises = on_error == "raise"
-        self._warned: set[str] = set()
 
     def guard(self, work: Callable[[], T], otherwise: T) -> T:
         """Do ``work``. If the store fails, raise that, or warn once of it and give ``otherwise``.
@@ -43,8 +94,8 @@ class Faults:
         except (StoreError, OSError, MemoryError) as error:
             if self._raises:
                 raise
-            message = f"embstore cannot use {self._location}: {error}; embeddings are computed anew"
-            if message not in self._warned:
-                self._warned.add(message)
-                warnings.warn(message, StoreWarning, stacklevel=4)
+            self.warnings.warn(
+                f"embstore cannot use {self._location}: {error}; embeddings are computed anew",
+                error,
+            )
             return otherwise

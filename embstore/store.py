@@ -108,7 +108,12 @@ class EmbeddingStore:
         limit = parse_bytes(size_limit)
         self._backend: Backend | None = self._faults.guard(
             lambda: open_backend(
-                self.location, timeout=timeout, read_only=read_only, size_limit=limit, seed=seed
+                self.location,
+                timeout=timeout,
+                read_only=read_only,
+                size_limit=limit,
+                seed=seed,
+                warnings=self._faults.warnings,
             ),
             None,
         )
@@ -175,8 +180,8 @@ class EmbeddingStore:
             StoreError: if the store was opened read-only.
             TypeError: if a text is not a ``str``.
         """
-        self._refuse_if_read_only()
         given = as_vectors(vectors, len(texts))
+        self._refuse_if_read_only()
         if len(given):
             self.keep(namespace, self.digests(texts), given)
 

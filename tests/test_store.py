@@ -280,9 +280,13 @@ def test_reading_only(tmp_path: Path) -> None:
         assert store.get_identity(b"k" * 16) == {"x": 1}
         assert store.namespaces()[0].entries == 1
         assert store.verify().ok
-        put(store, MODEL, ["b"])
         store.put_identity(b"k" * 16, {"x": 2})
-        for forbidden in (lambda: store.delete_many(MODEL, ["a"]), store.clear, store.compact):
+        for forbidden in (
+            lambda: put(store, MODEL, ["b"]),
+            lambda: store.delete_many(MODEL, ["a"]),
+            store.clear,
+            store.compact,
+        ):
             with pytest.raises(StoreError, match="read-only"):
                 forbidden()
         assert store.stats().write_errors == 0

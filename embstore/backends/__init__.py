@@ -11,6 +11,7 @@ import platformdirs
 from embstore.backends.base import Backend
 from embstore.backends.disk import DiskBackend
 from embstore.errors import StoreRefusedError
+from embstore.faults import Warnings
 
 __all__ = ["open_backend", "resolve_location"]
 
@@ -44,8 +45,10 @@ def open_backend(
     read_only: bool = False,
     size_limit: int | None = None,
     seed: int | None = None,
+    warnings: Warnings | None = None,
 ) -> Backend:
-    """The backend at a location that :func:`resolve_location` gave.
+    """The backend at a location that :func:`resolve_location` gave; it says through ``warnings``
+    what it could mend, or can do without.
 
     Raises:
         StoreRefusedError: if no backend has that scheme, or the store may not be used.
@@ -58,5 +61,10 @@ def open_backend(
             path=location,
         )
     return DiskBackend(
-        Path(location), timeout=timeout, read_only=read_only, size_limit=size_limit, seed=seed
+        Path(location),
+        timeout=timeout,
+        read_only=read_only,
+        size_limit=size_limit,
+        seed=seed,
+        warnings=warnings,
     )

@@ -67,7 +67,7 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
         return
     print(where)
     print_table(
-        ("id", "model", "settings", "vectors", "size", "hits", "misses", "saved"),
+        ("id", "model", "settings", "vectors", "size", "hits", "saved"),
         (
             (
                 info.namespace.id.hex()[:_ID_SHOWN],
@@ -75,8 +75,7 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
                 _settings(info),
                 f"{info.entries:,} x {info.dim} {info.dtype}",
                 format_bytes(info.bytes),
-                f"{info.hits:,}",
-                f"{info.misses:,}",
+                f"{info.hits:,} of {info.hits + info.misses:,}",
                 f"{info.seconds_saved:,.1f} s",
             )
             for info in infos

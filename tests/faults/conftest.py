@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.damage import in_memory
+
 
 @pytest.fixture
 def fast_path(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: what counts here are the bytes, not the disk."""
-    if not os.access("/dev/shm", os.W_OK | os.X_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
-        yield Path(directory)
+    """A directory in memory where there is one."""
+    with in_memory(tmp_path) as directory:
+        yield directory

@@ -5,13 +5,21 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.damage import ALL, build, build_with_log, examine
+from tests.faults.damage import (
+    ALL,
+    build,
+    build_with_log,
+    copy_of,
+    examine,
+    files_of,
+    flip,
+    overwrite,
+)
 
 PAGE = 4096
 
@@ -30,24 +38,6 @@ def with_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return location
 
 
-@contextmanager
-def copy_of(store: Path, fast_path: Path) -> Iterator[Path]:
-    location = fast_path / "copy"
-    shutil.copytree(store, location)
-    yield location
-    shutil.rmtree(location)
-
-
-def files_of(location: Path) -> list[Path]:
-    return sorted(path for path in location.rglob("*") if path.is_file() and path.stat().st_size)
-
-
-def flip(file: Path, bit: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(content)
-
-
 def try_flips(store: Path, fast_path: Path, flips: list[tuple[str, int]]) -> int:
     """Flip each bit in a copy of its own; the vectors lost in all."""
     lost = 0
@@ -55,7 +45,7 @@ def try_flips(store: Path, fast_path: Path, flips: list[tuple[str, int]]) -> int
         with copy_of(store, fast_path) as location:
             flip(location / name, bit)
             try:
-                lost += ALL - examine(location)
+                lost += ALL - examine(location).kept
             except BaseException as error:
                 error.add_note(f"bit {bit % 8} of byte {bit // 8} of {name} was flipped")
                 raise
@@ -77,7 +67,7 @@ def random_flips(store: Path, count: int, seed: int) -> list[tuple[str, int]]:
 def test_the_undamaged_store_has_everything(closed: Path, with_log: Path, fast_path: Path) -> None:
     for store in (closed, with_log):
         with copy_of(store, fast_path) as location:
-            assert examine(location) == ALL
+            assert examine(location).kept == ALL
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -124,10 +114,7 @@ def test_zeroed_pages(closed: Path, fast_path: Path, name: str) -> None:
             continue
         for start in range(0, file.stat().st_size, PAGE):
             with copy_of(closed, fast_path) as location:
-                damaged = location / file.relative_to(closed)
-                content = bytearray(damaged.read_bytes())
-                content[start : start + PAGE] = bytes(len(content[start : start + PAGE]))
-                damaged.write_bytes(content)
+                overwrite(location / file.relative_to(closed), start, bytes(PAGE))
                 examine(location)
 
 
@@ -225,5 +212,5 @@ def test_what_can_happen_to_files(
 ) -> None:
     with copy_of(with_log, fast_path) as location:
         damage(location)
-        count = examine(location)
+        count = examine(location).kept
         assert count == kept or kept is None

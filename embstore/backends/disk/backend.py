@@ -22,6 +22,7 @@ from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.rows import Array, Digests, as_digests, first_of_each
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError
+from embstore.faults import Warnings
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
 
@@ -40,6 +41,7 @@ class DiskBackend:
             nothing.
         seed: seed of a new store, 1 to 2**63-1, for stores that are to be merged; random by
             default.
+        warnings: says what was mended, and what the store has to do without.
 
     Raises:
         StoreRefusedError: if the store is a symbolic link, another user's, of a newer format, has
@@ -57,12 +59,15 @@ class DiskBackend:
         read_only: bool = False,
         size_limit: int | None = None,
         seed: int | None = None,
+        warnings: Warnings | None = None,
     ) -> None:
+        self._warnings = warnings or Warnings()
         self.location = str(directory)
         self._vectors = directory / VECTORS
         self._shelves = Shelves(self._vectors)
         self._size_limit = size_limit
-        self._session = Session(directory, timeout, read_only, seed, self._shelves.drop_all)
+        forget = self._shelves.drop_all
+        self._session = Session(directory, timeout, read_only, seed, forget, self._warnings)
         self._sharing = Sharing(self._session, self._shelves, timeout)
         self._pending = Pending(self._session, self._shelves)
 
@@ -147,9 +152,14 @@ class DiskBackend:
         owner: bytes | None,
     ) -> Found:
         made: list[Shelf] = []
+        old: list[tuple[Path, str]] = []
 
         def work() -> tuple[Shelf, int, Found]:
-            shelf = self._shelves.learn_to_write(ledger, namespace.id)
+            shelf = self._shelves.learn(ledger, namespace.id)
+            if shelf is not None and (fault := shelf.file.fault(shelf.known)):
+                lost, path = repair.renew(self._session.directory, ledger, namespace.id)
+                old.append((path, f"{path} {fault}; {lost:,} vectors are lost"))
+                shelf = self._shelves.learn(ledger, namespace.id)
             if shelf is None:
                 shelf = self._make_shelf(ledger, namespace, vectors)
                 made.append(shelf)
@@ -167,6 +177,9 @@ class DiskBackend:
         with INDEX:
             shelf.learn(first, query[new], sound=True)
             self._shelves.add(shelf)
+        for path, warning in old:
+            path.unlink(missing_ok=True)
+            self._warnings.warn(warning)
         return new
 
     def _make_shelf(self, ledger: Ledger, namespace: Namespace, vectors: Array) -> Shelf:
@@ -325,10 +338,9 @@ class DiskBackend:
         if ledger is not None:
             return ledger.snapshot(lambda: self._infos(ledger))
         found = []
-        for header in repair.headers(self._vectors):
-            self._shelves.read_files(header.namespace.id)
-            shelf = self._shelves.get(header.namespace.id)
-            if shelf is not None:
+        for namespace_id in {header.namespace.id for header in repair.headers(self._vectors)}:
+            self._shelves.read_files(namespace_id)
+            if (shelf := self._shelves.get(namespace_id)) is not None:
                 found.append(repair.info(shelf.header, shelf.known))
         return found
 

@@ -14,6 +14,7 @@ What is changed of diskcache 5.6.3, and why:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -157,9 +158,20 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         except sqlite3.Error as error:
             if self._is_damage(error):
                 self.damaged(str(error), error)
-            raise StoreError(f"{self.path}: {error}", path=str(self.path)) from error
+            why, full = f"{self.path}: {error}", {}
+            if self._is_disk_full():  # which SQLite calls an I/O error, now and then
+                why, full = f"{why}: the disk is full", {"errno": errno.ENOSPC}
+            raise StoreError(why, path=str(self.path), **full) from error
+        except UnicodeDecodeError as error:  # of a name in SQLite's schema
+            self.damaged(str(error), error)
         except OSError as error:
             raise StoreError(f"{self._directory}: {error}", path=self._directory) from error
+
+    def _is_disk_full(self) -> bool:
+        try:
+            return os.statvfs(self._directory).f_bavail == 0
+        except OSError:
+            return False
 
     def _is_damage(self, error: sqlite3.Error) -> bool:
         code = getattr(error, "sqlite_errorcode", None)
@@ -189,7 +201,7 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             return
         try:
             in_place = os.stat(self.path).st_ino == self._inode
-        except OSError:
+        except FileNotFoundError:
             in_place = False
         if not in_place:
             self.damaged("it was moved or deleted while it was open")
@@ -294,16 +306,14 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         rows = self._con.execute(query, (prefix, _after(prefix))).fetchall()
         return [expect_bytes(key) for (key,) in rows]
 
-    def last(self, prefix: bytes, count: int) -> Iterator[tuple[bytes, int]]:
+    def last(self, prefix: bytes, count: int) -> list[tuple[bytes, int]]:
         """The last keys that start with ``prefix``, the last first, with their values' lengths."""
         rows = self._con.execute(
             "SELECT key, length(value) FROM Cache WHERE key >= ? AND key < ? AND raw = 1"
             " ORDER BY key DESC LIMIT ?",
             (prefix, _after(prefix), count),
-        )
-        with contextlib.closing(rows):
-            for key, length in rows:
-                yield expect_bytes(key), int(length or 0)
+        ).fetchall()
+        return [(expect_bytes(key), int(length or 0)) for key, length in rows]
 
     def entries_from(self, prefix: bytes, start: bytes) -> list[tuple[bytes, bytes]]:
         """Keys and values that start with ``prefix``, from the last key up to ``start`` on."""

@@ -31,7 +31,8 @@ def prepare(directory: Path) -> None:
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
-            adopt = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+            check(path)
+            adopt = path.is_dir() and not any(path.iterdir())
         else:
             adopt = True
         check(path)

@@ -24,16 +24,17 @@ from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
 _ASIDE = ".damaged"
+_BUILDING = ".rebuild-"
 _NOTHING = Figures()
 
 
 def headers(vectors: Path) -> list[Header]:
-    """The sound headers of a folder of vector files, the newest file of each namespace.
+    """The sound headers of a folder of vector files, oldest generation first.
 
     Raises:
         StoreRefusedError: if a newer embstore wrote one of them.
     """
-    return _newest(_all_headers(vectors, skip=(StoreDamagedError, OSError)))
+    return _all_headers(vectors, skip=(StoreDamagedError, OSError))
 
 
 def _newest(found: list[Header]) -> list[Header]:
@@ -156,7 +157,11 @@ def _count_sound(shelf: Shelf, first: int, expected: Digests) -> int:
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
         same = (part["digest"] == expected[start : start + len(part)]).all(axis=1)
-        count += int((shelf.file.format.valid(part.copy()) & same).sum())
+        # Of a deletion that was cut off: its digests and checksums go first, before the ledger's.
+        live = expected[start : start + len(part)].any(axis=1)
+        erased = live & ~part["digest"].any(axis=1) & (part["checksum"] == 0)
+        erased &= part["vector"].any(axis=1)
+        count += int((shelf.file.format.valid(part.copy()) & same | erased).sum())
     return count
 
 
@@ -197,6 +202,18 @@ def _has_header(shelf: Shelf) -> bool:
         return False
 
 
+def renew(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[int, Path]:
+    """Copy what is sound of a namespace whose file is not what it was. In a transaction.
+
+    Returns:
+        How many rows are lost, and the file to unlink once that is committed.
+    """
+    shelf, head = _shelf(directory, ledger, namespace_id)
+    after = _next_generation(directory, ledger, namespace_id, [shelf])
+    shelf.file.close()
+    return head.rows - head.deleted - after.rows, shelf.file.path
+
+
 def keep_only(
     directory: Path, ledger: Ledger, namespace_id: bytes, kept: Found
 ) -> tuple[int, Path]:
@@ -233,8 +250,8 @@ def _next_generation(
         raise StoreDamagedError("the registry has a hole", path=str(directory))
     head = Head(ledger.next_generation(), 0, 0)
     target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
-    target.file.create()
     try:
+        target.file.create()
         return _fill(ledger, target, head, sources, kept)
     except BaseException:
         target.file.path.unlink(missing_ok=True)  # nothing of it is committed
@@ -280,6 +297,24 @@ def _remove_strangers(directory: Path, ledger: Ledger) -> None:
             path.unlink(missing_ok=True)
 
 
+def create(directory: Path, timeout: float, seed: int) -> Ledger:
+    """Make a new ledger: whole, or not at all. Called under ``location.exclusively``."""
+    building = _building(directory)
+    try:
+        Ledger.create(building, timeout, seed).close()
+        (building / FILE).replace(directory / FILE)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Ledger(directory, timeout)
+
+
+def _building(directory: Path) -> Path:
+    """A new folder to make a ledger in; what others left that were killed meanwhile goes."""
+    for left in directory.glob(f"{_BUILDING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_BUILDING, dir=directory))
+
+
 def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     """Make a new ledger from the vector files; returns it with the number of vectors kept.
 
@@ -301,7 +336,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     found = _all_headers(vectors, skip=(StoreDamagedError,))
     seed = found[-1].seed if found else seed
     generations = [generation_of(path) or 0 for path in old_files]
-    building = Path(tempfile.mkdtemp(prefix=".rebuild-", dir=directory))
+    building = _building(directory)
     kept = 0
     try:
         ledger = Ledger.create(building, timeout, seed, max(generations, default=0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,8 @@ from embstore.backends.disk import location, repair
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.vectors import SUFFIX
-from embstore.errors import StoreDamagedError, StoreError, StoreRefusedError, StoreWarning
+from embstore.errors import StoreDamagedError, StoreError, StoreRefusedError
+from embstore.faults import Warnings
 from embstore.locks import LEDGER
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class Session:
         read_only: write nothing.
         seed: seed of a new store; None for a random one.
         forget: called when all that was learnt from the ledger is void.
+        warnings: says what was mended, and what this has to do without.
 
     Attributes:
         ledger: the ledger; None while there is none.
@@ -51,6 +53,7 @@ class Session:
         read_only: bool,
         seed: int | None,
         forget: Callable[[], None],
+        warnings: Warnings,
     ) -> None:
         self.directory = directory
         self.vectors = directory / location.VECTORS
@@ -59,6 +62,7 @@ class Session:
         self._timeout = timeout
         self.read_only = read_only
         self._forget = forget
+        self._warnings = warnings
         self._fault: StoreError | None = None
         self._retry_at = 0.0
         self._closed = False
@@ -100,20 +104,36 @@ class Session:
         except StoreDamagedError as damage:
             self._recover(damage)
         except StoreError as error:
-            self._go_without(error, error)
+            self._go_without(error)
         except OSError as error:
-            self._go_without(
-                StoreError(f"{self.directory}: {error}", path=str(self.directory)), error
+            fault = StoreError(f"{self.directory}: {error}", path=str(self.directory))
+            fault.__cause__ = error
+            self._go_without(fault)
+        self._refuse_another_store()
+
+    def _refuse_another_store(self) -> None:
+        """Let go of a ledger that took the place of this store's own since that was opened."""
+        if self._is_open and self.ledger is not None and self.ledger.seed != self.seed:
+            self._drop()
+            self._retry_at = time.monotonic() + self._timeout
+            self._fault = StoreError(
+                f"{self.directory} was replaced by another store: open it again",
+                path=str(self.directory),
             )
 
     def _open_read_only(self) -> None:
-        if not self.vectors.is_dir():
+        try:
+            if not stat.S_ISDIR(os.stat(self.vectors).st_mode):
+                self._refuse("holds no store: check the path")
+            for path in (self.directory, self.vectors, self.directory / FILE):
+                if os.path.lexists(path):
+                    location.check(path, foreign=True)
+            os.listdir(self.vectors)
+        except FileNotFoundError:
             self._refuse("holds no store: check the path")
-        for path in (self.directory, self.vectors):
-            location.check(path, foreign=True)
-        file = self.directory / FILE
-        if os.path.lexists(file):
-            location.check(file, foreign=True)
+        except OSError as error:
+            message = f"cannot read {self.directory}: {error}"
+            raise StoreError(message, path=str(self.directory)) from error
         for mode in ("ro", "immutable"):
             try:
                 self.ledger = Ledger(self.directory, self._timeout, mode)
@@ -129,7 +149,7 @@ class Session:
         if self._has_files():
             self._mend(StoreDamagedError(f"{self.directory / FILE} is missing"), believe=False)
         else:
-            self.ledger = Ledger.create(self.directory, self._timeout, self.seed)
+            self.ledger = repair.create(self.directory, self._timeout, self.seed)
 
     def _has_files(self) -> bool:
         try:
@@ -181,7 +201,7 @@ class Session:
                 if self.read_only:
                     self._open_read_only()  # it may have been rebuilt, or written just then
                     if self.ledger is None:
-                        raise damage
+                        raise self._fault or damage
                     return
                 location.exclusively(
                     self.directory, self._timeout, lambda: self._mend(damage, believe=believe)
@@ -189,19 +209,20 @@ class Session:
             except StoreRefusedError:
                 raise
             except (StoreError, OSError) as error:
-                self._go_without(damage, error)
-            if self._is_open and self.ledger is not None and self.ledger.seed != self.seed:
-                self._drop()
-                raise StoreError(
-                    f"{self.directory} was replaced by another store: open it again",
-                    path=str(self.directory),
+                fault = StoreError(
+                    f"{damage}, and cannot be mended now: {error}", path=str(self.directory)
                 )
+                fault.__cause__ = error
+                self._go_without(fault)
+            self._refuse_another_store()
 
     def _mend(self, damage: StoreDamagedError, *, believe: bool) -> None:
         # Another process may have rebuilt it while this one waited.
         if not believe or not self._reopen():
             self.ledger, rows = repair.rebuild(self.directory, self._timeout, self.seed)
-            self._warn(f"{damage}; rebuilt it from the vector files, with {rows:,} vectors")
+            self._warnings.warn(
+                f"{damage}; rebuilt it from the vector files, with {rows:,} vectors"
+            )
 
     def _reopen(self) -> bool:
         try:
@@ -216,16 +237,12 @@ class Session:
         self.ledger = ledger
         return True
 
-    def _go_without(self, fault: StoreError, cause: Exception) -> None:
+    def _go_without(self, fault: StoreError) -> None:
         if not self._has_files():
-            raise fault from cause
+            raise fault
         self._fault = fault
         self._retry_at = time.monotonic() + self._timeout
-        self._warn(f"{fault}; stored vectors are still read, new ones are not kept")
-
-    @staticmethod
-    def _warn(message: str) -> None:
-        warnings.warn(message, StoreWarning, stacklevel=2)
+        self._warnings.warn(f"{fault}; stored vectors are still read, new ones are not kept", fault)
 
     def _drop(self) -> None:
         self._forget()

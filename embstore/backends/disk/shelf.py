@@ -31,6 +31,7 @@ class Shelf:
         self.corrupt = 0
         self.deleted = 0
         self.marked_until = 0.0
+        self._changes = 0
         self._index = DigestIndex()
         self._sound = np.zeros(0, np.bool_)
         self._used = np.zeros(0, np.bool_)
@@ -60,12 +61,15 @@ class Shelf:
         """The number of a sound row for each of (n, 2) digests; -1 where there is none.
 
         The digest in the row is compared at every read (rows can be deleted by others), the
-        checksum once per row and process (rows never change).
+        checksum once per row and process, and again after others changed the file.
         """
         rows = self._index.find(digests)
         if (rows < 0).all():
             return rows  # without mapping what was written since
         mapped = self.file.rows(self.known)
+        if self._changes != self.file.changes:
+            self._sound[:] = False
+            self._changes = self.file.changes
         known = len(rows) and rows.min() >= 0 and rows.max() < len(mapped)
         if known and self._sound[rows].all() and (mapped["digest"][rows] == digests).all():
             # Nearly always, and half the time of what follows.

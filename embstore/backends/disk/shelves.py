@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,25 +74,20 @@ class Shelves:
         self.add(shelf)
         return shelf
 
-    def learn_to_write(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
-        """The same, for one whose file is there. In a transaction."""
-        shelf = self.learn(ledger, namespace_id)
-        if shelf is not None and not os.path.exists(shelf.file.path):
-            # Somebody deleted it. What it held is lost; what comes now need not be.
-            self.drop(namespace_id)
-            ledger.drop(namespace_id)
-            return None
-        return shelf
-
     def read_files(self, namespace_id: bytes) -> None:
         """Learn what a vector file says by itself, where no ledger can be had."""
         with INDEX:
             known = self._shelves.get(namespace_id)
             if known is not None and len(known.file.rows(known.known)):
                 return
-            for header in repair.headers(self._vectors):
-                if header.namespace.id == namespace_id:
-                    self._shelves[namespace_id] = repair.whole(self._vectors, header)
+            found = [
+                repair.whole(self._vectors, header)
+                for header in repair.headers(self._vectors)
+                if header.namespace.id == namespace_id
+            ]
+            # The newest may have been begun and never committed.
+            if found:
+                self._shelves[namespace_id] = max(found, key=lambda shelf: shelf.known)
 
     def drop(self, namespace_id: bytes) -> None:
         """Forget a namespace."""

@@ -107,8 +107,8 @@ class UsageRecords:
         """
         prefix = _key(b"w", namespace_id, generation)
         with self._cache.faults():
-            last = next(self._cache.last(prefix, 1), None)
-            written = int.from_bytes(self._cache.get(last[0]) or b"", "little") if last else 0
+            last = self._cache.last(prefix, 1)
+            written = int.from_bytes(self._cache.get(last[0][0]) or b"", "little") if last else 0
             if not 0 <= time.time() - written < _MARK_EVERY:
                 key = prefix + row.to_bytes(8, "big")
                 self._cache.set(key, self._now().to_bytes(4, "little"))

@@ -155,6 +155,8 @@ class VectorFile:
 
     Attributes:
         mapped: the rows as of the last call of :meth:`rows`.
+        changes: how often others were found to have changed the file. What was checked before may
+            be different now: writers append, but a tool that copies files does not.
 
     Reads go through a memory map; it never reaches past the file's real end, so a file that was cut
     short gives fewer rows and not a bus error.
@@ -167,6 +169,41 @@ class VectorFile:
         self.format = header.row_format()
         self._start = header.size
         self.mapped = np.empty(0, self.format.dtype)
+        self.changes = 0
+        self._sound_at = -1
+        """When the header was last compared, by that count."""
+        self._seen: tuple[int, int] | None = None
+
+    def _look(self, now: os.stat_result) -> None:
+        seen = now.st_mtime_ns, now.st_size
+        if seen != self._seen:
+            self.changes += 1
+            self._seen = seen
+
+    def fault(self, rows: int) -> str | None:
+        """What is wrong with a file that ought to have so many rows, and is to be written.
+
+        Raises:
+            OSError: if that cannot be found out.
+        """
+        try:
+            there = os.lstat(self.path)
+            now = os.fstat(self._writable())
+        except FileNotFoundError:
+            return "was deleted"
+        self._look(now)
+        if (there.st_ino, there.st_dev) != (now.st_ino, now.st_dev):
+            return "was replaced"
+        if now.st_size < self._start + rows * self.format.stride:
+            return "was cut short"
+        if self._sound_at != self.changes:
+            try:
+                if read_header(self.path) != self.header:
+                    return "has another file's header"
+            except StoreDamagedError:
+                return "has a damaged header"
+            self._sound_at = self.changes
+        return None
 
     def create(self) -> None:
         """Make the file with its header, replacing what a writer left there that never committed.
@@ -200,6 +237,7 @@ class VectorFile:
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
         # A file without a name was cleared or compacted away: nothing in it counts any more.
+        self._look(now)
         present = max(0, now.st_size - self._start) // self.format.stride if now.st_nlink else 0
         if len(self.mapped) > present or len(self.mapped) < min(count, present):
             self._map(present)
@@ -238,8 +276,11 @@ class VectorFile:
         Raises:
             OSError: if they cannot all be written.
         """
-        start = self._start + first * self.format.stride
-        _pwrite(self._writable(), rows.view(np.uint8).data, start)
+        fd = self._writable()
+        self._look(os.fstat(fd))
+        _pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
+        now = os.fstat(fd)
+        self._seen = now.st_mtime_ns, now.st_size
 
     def erase(self, rows: Rows) -> None:
         """Make the numbered rows invalid for every reader at once, by zeroing checksum and digest.

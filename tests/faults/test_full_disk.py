@@ -1,19 +1,21 @@
-"""A store that cannot work (disk full, read-only, locked) warns once or raises, as asked for."""
+"""A disk that is full, too small for a file, or mounted to be read only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embstore import EmbeddingStore, StoreError, StoreWarning
-from tests.helpers import MODEL, OTHER, check, put, run_python, start_python, texts_of
+from tests.faults.children import in_child
+from tests.faults.jobs import Job, start, warnings_of
+from tests.helpers import MODEL, OTHER, check, put, run_python, texts_of
 
 as_root = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount"
@@ -36,15 +38,6 @@ def fill(disk: Path) -> None:
         while file.write(bytes(4096)):
             pass
     assert shutil.disk_usage(disk).free == 0
-
-
-def warnings_of(work: Callable[[], object]) -> list[str]:
-    """The messages of all warnings that come of ``work``, every one a StoreWarning."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        work()
-    assert {warning.category for warning in caught} <= {StoreWarning}
-    return [str(warning.message) for warning in caught]
 
 
 @as_root
@@ -162,7 +155,8 @@ def test_a_read_only_disk(small_disk: Path, crashed: bool) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with EmbeddingStore(location, read_only=True) as store:
         assert check(store, MODEL, texts_of(101)) == [True] * 100 + [False]
-        put(store, MODEL, ["other"])
+        with pytest.raises(StoreError, match="read-only"):
+            put(store, MODEL, ["other"])
         assert store.namespaces()[0].entries == 100
 
     def work() -> None:
@@ -176,133 +170,69 @@ def test_a_read_only_disk(small_disk: Path, crashed: bool) -> None:
     assert str(location) in messages[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_write_permission(tmp_path: Path) -> None:
+@as_root
+def test_a_job_goes_on_when_the_disk_gets_full(small_disk: Path) -> None:
+    location = small_disk / "store"
+    start(location)
+    job = Job(location)
+    assert job.encode(50) == 0
+    fill(small_disk)
+    job.go_on(5000)
+    job.warned_once("full", "space")
+    (small_disk / "filler").unlink()
+    fresh = Job(location)
+    assert fresh.encode(50) == 0
+    fresh.go_on()
+    fresh.never_warned()
+
+
+@as_root
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_job_that_begins_on_a_full_disk(small_disk: Path, warm: bool) -> None:
+    location = small_disk / "store"
+    if warm:
+        start(location)
+    fill(small_disk)
+    job = Job(location)
+    assert job.encode(50) == (0 if warm else 50)
+    job.go_on(5000)
+    job.close()
+    job.warned_once("full", "space", "No space", "unable to open")
+
+
+@as_root
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_job_on_a_full_disk_raises_if_asked(small_disk: Path, warm: bool) -> None:
+    location = small_disk / "store"
+    if warm:
+        start(location)
+    fill(small_disk)
+    with pytest.raises(StoreError) as caught:
+        Job(location, on_error="raise").go_on(5000)
+    assert caught.value.path.startswith(str(location))
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("limit", [0, 1000, 5000, 30_000])
+def test_a_job_under_a_limit_on_the_size_of_files(tmp_path: Path, warm: bool, limit: int) -> None:
     location = tmp_path / "store"
-    with EmbeddingStore(location) as store:
-        put(store, MODEL, texts_of(100))
-    for path in [*location.rglob("*"), location]:
-        path.chmod(0o500 if path.is_dir() else 0o400)
-    with EmbeddingStore(location, read_only=True) as store:
-        assert all(check(store, MODEL, texts_of(100)))
-    for path in [location, location / "vectors"]:
-        path.chmod(0o700)
 
+    def work() -> None:
+        if warm:
+            start(location)
+        # Not below what there is: the limit also holds for what is overwritten.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        job = Job(location, timeout=0.1)
+        assert job.encode(50) == (0 if warm else 50)
+        job.go_on(2000)
+        job.warned_once("large", "full", "space", "I/O error", "unable to open")
+        job.close()
+        with pytest.raises(StoreError):
+            Job(location, on_error="raise").go_on(2000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        fresh = Job(location, on_error="raise")
+        assert fresh.encode(50) <= (0 if warm else 50)
+        fresh.go_on(2000)
+        assert fresh.store.verify().ok
 
-@pytest.fixture
-def locked(tmp_path: Path) -> Iterator[Path]:
-    """A store with a vector whose write lock another process holds for good."""
-    location = tmp_path / "store"
-    with EmbeddingStore(location) as store:
-        put(store, MODEL, ["a"])
-    process = start_python(
-        "import sqlite3, sys\n"
-        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "connection.execute('BEGIN IMMEDIATE')\n"
-        "print('locked', flush=True)\n"
-        "sys.stdin.read()",
-        location / "cache.db",
-    )
-    assert process.stdout.readline() == "locked\n"
-    yield location
-    process.communicate(timeout=60)
-    with EmbeddingStore(location, on_error="raise") as store:
-        put(store, MODEL, ["z"])
-        assert check(store, MODEL, ["a", "z"]) == [True, True]
-
-
-def test_locked_by_another_process_warns_once_and_goes_on(locked: Path) -> None:
-    with EmbeddingStore(locked, timeout=0.05) as store:
-        assert check(store, MODEL, ["a", "b"]) == [True, False]
-        messages = warnings_of(lambda: [put(store, MODEL, [text]) for text in texts_of(20)])
-        assert len(messages) == 1
-        assert str(locked) in messages[0]
-        assert "locked" in messages[0]
-        assert store.stats().write_errors >= 1
-        assert all(check(store, MODEL, ["a", *texts_of(20)])), "in memory at least"
-
-
-def test_locked_by_another_process_raises_if_asked(locked: Path) -> None:
-    with EmbeddingStore(locked, timeout=0.05, on_error="raise") as store:
-        assert check(store, MODEL, ["a", "b"]) == [True, False]
-        with pytest.raises(StoreError, match="locked") as caught:
-            put(store, MODEL, ["b"])
-        assert caught.value.path.startswith(str(locked))
-        for forbidden in (lambda: store.delete_many(MODEL, ["a"]), store.clear, store.compact):
-            with pytest.raises(StoreError, match="locked"):
-                forbidden()
-        assert check(store, MODEL, ["a"]) == [True]
-
-
-def test_deleting_says_so_when_it_fails_whatever_on_error_is(locked: Path) -> None:
-    with (
-        EmbeddingStore(locked, timeout=0.05) as store,
-        pytest.raises(StoreError, match="locked"),
-    ):
-        store.delete_many(MODEL, ["a"])
-
-
-def test_a_vector_file_that_is_cut_short_while_it_is_mapped(tmp_path: Path) -> None:
-    """In a process of its own: reading past the end of a mapped file would kill it."""
-    run_python(
-        """
-import os, sys, warnings
-from pathlib import Path
-from embstore import EmbeddingStore
-from tests.helpers import *
-warnings.simplefilter("ignore")
-location = Path(sys.argv[1])
-with EmbeddingStore(location, memory_limit=0) as store:
-    put(store, MODEL, texts_of(5000), 64)
-    assert all(check(store, MODEL, texts_of(5000), 64))
-    for length in (900_000, 5000, 4096, 100, 0):
-        os.truncate(vector_files(location)[0], length)
-        kept = sum(check(store, MODEL, texts_of(5000), 64))
-        assert kept <= max(0, length - 4096) / (64 * 4 + 24)
-    put(store, MODEL, texts_of(5000), 64)
-    assert all(check(store, MODEL, texts_of(5000), 64))
-""",
-        tmp_path / "store",
-    )
-
-
-def test_running_out_of_descriptors_loses_nothing(tmp_path: Path) -> None:
-    """A vector file that cannot be opened now is not a damaged one: it may not be thrown away."""
-    run_python(
-        """
-import os, resource, sys, warnings
-from pathlib import Path
-from embstore import EmbeddingStore, Namespace, StoreError
-from tests.helpers import *
-warnings.simplefilter("ignore")
-spaces = [Namespace("m", str(number)) for number in range(8)]
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-for spare in range(3, 13):
-    location = Path(sys.argv[1]) / str(spare)
-    with EmbeddingStore(location) as store:
-        for space in spaces:
-            put(store, space, texts_of(5))
-    (location / "cache.db").unlink()
-    taken = []
-    try:
-        while True:
-            taken.append(os.open("/dev/null", os.O_RDONLY))
-    except OSError:
-        pass
-    for descriptor in taken[:spare]:
-        os.close(descriptor)
-    try:
-        store = EmbeddingStore(location)
-        for space in spaces:
-            check(store, space, texts_of(5))
-        store.close()
-    except (StoreError, OSError):
-        pass
-    for descriptor in taken[spare:]:
-        os.close(descriptor)
-    with EmbeddingStore(location) as store:
-        for space in spaces:
-            assert all(check(store, space, texts_of(5))), f"{spare} descriptors: vectors lost"
-""",
-        tmp_path,
-    )
+    in_child(work)

@@ -62,8 +62,8 @@ class Computer:
                 )
                 seconds = time.perf_counter() - began
                 plan.took(seconds)
-                lookup.complete(chunk, output, seconds, work.owner)
-                work.took(chunk, seconds)
+                kept = lookup.complete(chunk, output, seconds, work.owner)
+                work.took(chunk, seconds, kept=kept)
                 bar.update(len(chunk) + work.take_found())
             bar.update(work.take_found())
 

@@ -74,6 +74,8 @@ def cached(
     """
     if on_miss not in ("encode", "raise"):
         raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
     limits = online or OnlineBatching(max_batch=batch_size, concurrency=4)
 
@@ -101,8 +103,8 @@ def cached(
                             [texts[place] for place in chunk], **group.arguments
                         )
                         seconds = time.perf_counter() - began
-                        lookup.complete(chunk, output, seconds, work.owner)
-                        work.took(chunk, seconds)
+                        kept = lookup.complete(chunk, output, seconds, work.owner)
+                        work.took(chunk, seconds, kept=kept)
                 return lookup.vectors()
 
             gatherers = PerLoop(lambda: Gatherer(compute, limits))
@@ -117,17 +119,21 @@ def cached(
 
             return cast(F, asynchronous)
 
+        def compute_all(texts: list[str], lookup: Lookup, arguments: dict[str, Any]) -> None:
+            with share(lookup, texts) as work:
+                while chunk := work.take(batch_size):
+                    began = time.perf_counter()
+                    output = function([texts[place] for place in chunk], **arguments)
+                    seconds = time.perf_counter() - began
+                    kept = lookup.complete(chunk, output, seconds, work.owner)
+                    work.took(chunk, seconds, kept=kept)
+
         @functools.wraps(function)
         def synchronous(texts: Any, **arguments: Any) -> Any:
             listed = _listed(texts)
             _, lookup = look_up(listed, arguments)
-            with share(lookup, listed) as work:
-                while chunk := work.take(batch_size):
-                    began = time.perf_counter()
-                    output = function([listed[place] for place in chunk], **arguments)
-                    seconds = time.perf_counter() - began
-                    lookup.complete(chunk, output, seconds, work.owner)
-                    work.took(chunk, seconds)
+            if lookup.missing:
+                compute_all(listed, lookup, arguments)
             vectors = lookup.vectors()
             return vectors[0] if isinstance(texts, str) else vectors
 

@@ -10,7 +10,7 @@ import numpy as np
 from embstore.backends import rows
 from embstore.backends.base import Found
 from embstore.backends.rows import Array
-from embstore.errors import CacheMissError, ModelOutputError, NamespaceError
+from embstore.errors import CacheMissError, EmbstoreError, ModelOutputError, NamespaceError
 from embstore.keys import Namespace
 from embstore.online import Gatherer, Group
 from embstore.store import EmbeddingStore
@@ -54,6 +54,7 @@ class Lookup:
         for position in self._absent:
             self._first.setdefault(self._digests[position], position)
         self.missing = list(self._first.values())
+        self._open = set(self.missing)
 
     @classmethod
     def find(cls, store: EmbeddingStore, namespace: Namespace, texts: Sequence[str]) -> Lookup:
@@ -112,7 +113,7 @@ class Lookup:
         output: Any,
         seconds: float,
         owner: bytes | None = None,
-    ) -> None:
+    ) -> bool:
         """Store what a model gave for the texts at ``positions`` (some of :attr:`missing`).
 
         Args:
@@ -121,6 +122,9 @@ class Lookup:
             seconds: what computing them took.
             owner: whose claim on them ends with this.
 
+        Returns:
+            Whether the store took them.
+
         Raises:
             ModelOutputError: if that is not one vector of the right length for each.
         """
@@ -128,10 +132,11 @@ class Lookup:
         self._fill(positions, vectors)
         digests = self.digests(positions)
         try:
-            self.store.keep(self.namespace, digests, vectors, seconds, owner)
+            kept = self.store.keep(self.namespace, digests, vectors, seconds, owner)
         except NamespaceError as error:  # other vectors are stored that were not looked up here
             raise ModelOutputError(str(error), model_name=self.namespace.model_name) from error
         self.store.count(encode_seconds=seconds)
+        return kept
 
     async def complete_together(self, gatherer: Gatherer[Group], group: Group) -> None:
         """Have all that is missing computed, and stored, together with what other requests lack.
@@ -171,9 +176,16 @@ class Lookup:
                 model_name=name,
             )
         self._vectors[list(positions)] = vectors
+        self._open.difference_update(positions)
 
     def vectors(self) -> Array:
-        """The (n, dim) array, the caller's own. Everything missing must have been completed."""
+        """The (n, dim) array, the caller's own.
+
+        Raises:
+            EmbstoreError: if something that is missing has not been completed: zeros are no vector.
+        """
+        if self._open:
+            raise EmbstoreError(f"{len(self._open):,} texts were not computed: please report this")
         if len(self._absent) > len(self.missing):
             # Every repeat of a text that was missing gets what the first of them got.
             sources = [self._first[self._digests[position]] for position in self._absent]

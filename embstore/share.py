@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from contextvars import ContextVar, Token
+from types import MappingProxyType, TracebackType
 
 import numpy as np
 
@@ -27,12 +28,21 @@ _LEAST_TEXTS = 32
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 """Seconds between two looks at what others compute. A look takes one query."""
 
+_GRACE_SECONDS = 0.1
+"""What another worker is given beyond what computing would take: machines have slow moments."""
+
 _START_SECONDS = 2.0
 """What beginning to compute is taken to cost a process that has not: a model may have to be loaded,
 a connection made."""
 
 _UNKNOWN_SECONDS = 10.0
 """The same where nobody has computed anything yet."""
+
+
+_OWNERS: ContextVar[Mapping[bytes, bytes]] = ContextVar(
+    "embstore.owners", default=MappingProxyType({})
+)
+"""By namespace id, in whose name texts are claimed further up in the calls that led here."""
 
 
 class Work:
@@ -91,8 +101,8 @@ class Work:
         self._passed = [one for one in self._passed if one not in chosen]
         return list(positions)
 
-    def took(self, positions: Sequence[int], seconds: float) -> None:
-        """What computing a chunk took."""
+    def took(self, positions: Sequence[int], seconds: float, *, kept: bool = True) -> None:
+        """What computing a chunk took, and whether the store has it now."""
 
     def take_found(self) -> int:
         """How many texts others were found to have computed, since this was last asked."""
@@ -135,14 +145,20 @@ class Share(Work):
         self._holds = False
         self._found = 0
         self._theirs: list[int] = []
+        self._overdue: list[int] = []
+        """Theirs, and no longer waited for."""
+        self._outer: Token[Mapping[bytes, bytes]] | None = None
         self._mean_pace = 0.0
-        self._paces: list[float] = []
-        self._quickest = float("inf")
+        self._pace, self._quickest = 0.0, float("inf")
         self._waiting_since: float | None = None
         self._give_up_at = 0.0
         self._next_pause = _FIRST_PAUSE
 
     def __enter__(self) -> Share:
+        # A function that embeds through itself must not wait for what it claimed further up.
+        namespace_id, owners = self._lookup.namespace.id, _OWNERS.get()
+        self.owner = owners.get(namespace_id, self.owner)
+        self._outer = _OWNERS.set({**owners, namespace_id: self.owner or b""})
         return self
 
     def __exit__(
@@ -151,16 +167,20 @@ class Share(Work):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._outer is not None:
+            _OWNERS.reset(self._outer)
         if self._holds:
             self._claims.release(self._lookup.namespace, self.owner or b"")
 
     def choose(self, positions: Sequence[int]) -> list[int]:
         return self._claim(super().choose(positions), len(positions))
 
-    def took(self, positions: Sequence[int], seconds: float) -> None:
-        self._holds = False  # with being stored the claim came to its end
-        self._paces.append(seconds / self._weight(positions))
+    def took(self, positions: Sequence[int], seconds: float, *, kept: bool = True) -> None:
+        if kept:
+            self._holds = False  # with being stored the claim came to its end
+        self._pace = max(self._pace, seconds / self._weight(positions))
         self._quickest = min(self._quickest, seconds)
+        self._claims.paces[self._lookup.namespace.id] = self._pace, self._quickest
 
     def take_found(self) -> int:
         found, self._found = self._found, 0
@@ -169,14 +189,22 @@ class Share(Work):
     # --- what is free ---------------------------------------------------------------------------
 
     def _try(self, count: int, whole: int) -> list[int]:
+        looked = False
         while True:
             while candidates := self._candidates(count * _WINDOW if self.others else count):
                 if chunk := self._claim(candidates, self._fair(len(candidates), count, whole)):
                     return chunk
-            if not self._theirs:
+            while self._overdue:
+                chunk, self._overdue = self._overdue[:count], self._overdue[count:]
+                if chunk := self._fetch(chunk):
+                    return chunk
+            if not self._theirs or looked:
                 return []
+            looked = True
             if not self._look_at_theirs():
-                return self._take_over(count) if self._is_impatient() else []
+                if not self._is_impatient():
+                    return []
+                self._overdue, self._theirs = self._theirs, []
 
     def _fair(self, candidates: int, count: int, whole: int) -> int:
         """Half of this worker's part of what is left, so that all come to the end together: the
@@ -188,10 +216,12 @@ class Share(Work):
     def _claim(self, candidates: list[int], most: int) -> list[int]:
         """Claim the first of these that are free; note which are others', or stored by now."""
         lookup = self._lookup
+        held, self._holds = self._holds, True  # from before the call: it may be interrupted
         claimed = self._claims.claim(
             lookup.namespace, lookup.digests(candidates), self.owner or b"", most
         )
         if claimed is None:
+            self._holds = held
             self._passed = [*candidates[most:], *self._passed]
             return candidates[:most]
         self.others, self._mean_pace = claimed.others, claimed.pace
@@ -238,12 +268,6 @@ class Share(Work):
             now - since > self._cost(self._theirs) or now > self._give_up_at
         )
 
-    def _take_over(self, count: int) -> list[int]:
-        """Compute what is another's: it takes too long."""
-        chunk, self._theirs = self._theirs[:count], self._theirs[count:]
-        self._waiting_since = None
-        return chunk
-
     def _pause(self) -> float:
         if not self._theirs:
             return 0.0
@@ -253,8 +277,11 @@ class Share(Work):
 
     def _cost(self, positions: list[int]) -> float:
         """Seconds that computing these would take this worker."""
-        if self._paces:
-            return max(max(self._paces) * self._weight(positions), self._quickest)
+        pace, quickest = self._pace, self._quickest
+        if not pace:
+            pace, quickest = self._claims.paces.get(self._lookup.namespace.id, (0.0, 0.0))
+        if pace:
+            return max(pace * self._weight(positions), quickest) + _GRACE_SECONDS
         if self._mean_pace:
             return max(self._mean_pace * len(positions), _START_SECONDS)
         return _UNKNOWN_SECONDS

@@ -244,9 +244,9 @@ class EmbeddingStore:
         vectors: Array,
         seconds: float = 0.0,
         owner: bytes | None = None,
-    ) -> None:
+    ) -> bool:
         """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took. The
-        claim of ``owner`` ends with it."""
+        claim of ``owner`` ends with it. Whether it could be done."""
         if vectors.dtype.kind == "f":
             finite = np.isfinite(vectors).all(axis=1)
             if not finite.all():
@@ -264,12 +264,13 @@ class EmbeddingStore:
                 # A store that makes its writers wait (locked, a hanging disk) may take no more
                 # than a fifth of the job's time.
                 now = time.monotonic()
-                self._write_after = now + 4 * (now - start)
+                self._write_after = self.claims.rest_until = now + 4 * (now - start)
         if stored is not None and not stored.all():
             # The others were stored before, by somebody else: theirs is the vector to be found.
             digests = [digests[number] for number in np.flatnonzero(stored).tolist()]
             vectors = vectors[stored]
         self._tiers.admit(namespace, digests, vectors)
+        return stored is not None
 
     # --- what is known of models ----------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class Tiers:
         self._faults = faults
         self._layouts: dict[bytes, tuple[np.dtype[Any], int]] = {}
         if backend is not None:
-            backend.watch(memory.digests)
+            backend.watch(memory.take_used)
 
     def find(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found, Found]:
         """The vectors, (n, dim), which were found, (n,) bool, and which of these in memory."""

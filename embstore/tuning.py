@@ -253,7 +253,7 @@ class TunedPlan(Plan):
         for number in range(_ROUNDS):
             for size in [*sizes[number:], *sizes[:number]]:
                 pace = yield from self._time(parts.pop(), size)
-                if self._work.others:
+                if pace is None or self._work.others:
                     return None
                 paces[size].append(pace)
             quickest = min(paces[size][-1] for size in sizes)
@@ -269,9 +269,10 @@ class TunedPlan(Plan):
             for size, taken in paces.items()
         }
 
-    def _time(self, part: list[int], size: int) -> Generator[Chunk, None, float]:
-        """Compute a part, and what of it is this worker's; the seconds that a token took."""
+    def _time(self, part: list[int], size: int) -> Generator[Chunk, None, float | None]:
+        """Compute what of a part is this worker's; the seconds that a token took, if any was."""
         part = self._work.choose(part)
-        if part:
-            yield part, BatchLimit(size, self._place.unit)
-        return self._seconds / max(1, self._tokens(part))
+        if not part:
+            return None
+        yield part, BatchLimit(size, self._place.unit)
+        return self._seconds / self._tokens(part)

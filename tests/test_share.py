@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embstore import CachedEncoder, EmbeddingStore, cached
+from embstore import CachedEncoder, EmbeddingStore, EmbstoreError, cached
 from embstore.lookup import Lookup
 from embstore.share import Share, Work
 from tests.helpers import ledger_rows
@@ -339,3 +339,39 @@ def test_where_nothing_can_be_claimed_everything_is_computed(tmp_path: Path) -> 
         encoder = CachedEncoder(model, store, model_name="f")
         assert (encoder.encode(TEXTS) == embed(TEXTS)).all()
     assert sorted(model.computed) == sorted(TEXTS[10:])
+
+
+def test_a_function_that_embeds_through_itself(store: EmbeddingStore) -> None:
+    """It asks for what was claimed further up, and must not wait for itself."""
+
+    @cached(store, model_name="f")
+    def embed_parts(texts: list[str]) -> np.ndarray:
+        for text in texts:
+            if " " in text:
+                embed_parts(text.split())
+        return embed(texts)
+
+    got = embed_parts(["b b", "b", "a b c"])
+    assert (got == embed(["b b", "b", "a b c"])).all()
+    assert not store.claims.claimed(store.namespaces()[0].namespace, store.digests(["b"])).any()
+
+
+def test_a_write_that_fails_leaves_no_claim(tmp_path: Path) -> None:
+    """Or whoever asks again waits for nobody."""
+    with EmbeddingStore(tmp_path, size_limit=5) as store:
+        encoder = CachedEncoder(embed, store, model_name="f")
+        with pytest.warns(UserWarning, match="do not fit"):
+            encoder.encode(["a"])
+        time.sleep(0.1)  # after a failure, a store is left alone for a while
+        assert not store.claims.claimed(encoder.namespace(), store.digests(["a"])).any()
+
+
+def test_a_batch_of_nothing_is_refused(store: EmbeddingStore) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        cached(store, model_name="f", batch_size=0)
+
+
+def test_what_was_not_computed_is_no_vector(store: EmbeddingStore) -> None:
+    lookup = Lookup.find(store, CachedEncoder(embed, store, model_name="f").namespace(), ["a"])
+    with pytest.raises(EmbstoreError, match="not computed"):
+        lookup.vectors()

@@ -90,6 +90,17 @@ class TestCounts:
             process.join(60)
         assert counts(tmp_path) == (3 * 4 * 10, 3 * 4 * 2, 10)
 
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    def test_of_workers_of_a_pool_that_never_close(self, tmp_path: Path, method: str) -> None:
+        with EmbeddingStore(tmp_path, memory_limit=0) as store:
+            put(store, MODEL, texts_of(10))
+            context = multiprocessing.get_context(method)
+            process = context.Process(target=check, args=(store, MODEL, texts_of(12)))
+            process.start()
+            process.join(60)
+            assert process.exitcode == 0
+        assert counts(tmp_path) == (10, 2, 10)
+
     def test_a_forked_child_does_not_count_its_parents_again(self, tmp_path: Path) -> None:
         with EmbeddingStore(tmp_path) as store:
             put(store, MODEL, texts_of(10))
@@ -154,6 +165,21 @@ def grow_older(location: Path, seconds: int) -> None:
             times = np.frombuffer(value, "<u4")
             older = np.where(times, times - seconds, 0).astype("<u4").tobytes()
             ledger_rows(location, "UPDATE Cache SET value = ? WHERE rowid = ?", older, row)
+
+
+def test_uses_that_are_not_told_yet_survive_compaction(tmp_path: Path) -> None:
+    """By another process, which gives the rows other numbers."""
+    with EmbeddingStore(tmp_path) as store:
+        put(store, MODEL, texts_of(20))
+    grow_older(tmp_path, 40 * DAY)
+    with EmbeddingStore(tmp_path, memory_limit=0) as reader:
+        check(reader, MODEL, texts_of(5, 10))
+        with EmbeddingStore(tmp_path, memory_limit=0) as other:
+            other.delete_many(MODEL, texts_of(5))
+            other.compact()
+    with EmbeddingStore(tmp_path, memory_limit=0) as store:
+        assert store.prune(older_than="30d") == 10
+        assert check(store, MODEL, texts_of(20)) == [False] * 10 + [True] * 5 + [False] * 5
 
 
 class TestAges:

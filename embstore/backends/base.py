@@ -162,9 +162,9 @@ class Backend(Protocol):
     def count(self, namespace: Namespace, hits: int, misses: int) -> None:
         """Count texts found and not found, for :meth:`namespaces`. Writes nothing yet."""
 
-    def watch(self, in_memory: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
-        """Be told how to ask what a tier in front holds: digests by namespace id. What is read
-        there counts as used: it is asked before anything is dropped for not being used."""
+    def watch(self, take_used: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
+        """Be told how to ask what a tier in front has answered since it was last asked: digests by
+        namespace id. It is asked before anything is dropped for not being used."""
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """Delete vectors; returns how many there were."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from embstore.backends.base import Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk import repair
-from embstore.backends.disk.eviction import evict, needs_room
+from embstore.backends.disk.eviction import Eviction
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.pending import Pending
@@ -65,11 +65,11 @@ class DiskBackend:
         self.location = str(directory)
         self._vectors = directory / VECTORS
         self._shelves = Shelves(self._vectors)
-        self._size_limit = size_limit
         forget = self._shelves.drop_all
         self._session = Session(directory, timeout, read_only, seed, forget, self._warnings)
         self._sharing = Sharing(self._session, self._shelves, timeout)
         self._pending = Pending(self._session, self._shelves)
+        self._eviction = Eviction(directory, self._pending, size_limit)
 
     @property
     def seed(self) -> int:
@@ -133,12 +133,8 @@ class DiskBackend:
     ) -> Found:
         ledger = self._session.writable()
         query = as_digests(digests)
-        if self._size_limit is not None and needs_room(
-            self._session.directory, self._size_limit, vectors.nbytes
-        ):
-            self._evict(ledger, None, self._size_limit - vectors.nbytes)
-        elif self._pending.is_due:
-            self._pending.flush(ledger)
+        self._pending.flush_if_due(ledger)
+        self._eviction.make_room(ledger, vectors.nbytes)
         with LEDGER:
             return self._commit(ledger, namespace, query, vectors, seconds, owner)
 
@@ -238,9 +234,9 @@ class DiskBackend:
         """See :class:`~embstore.backends.base.Backend`."""
         self._pending.count(namespace.id, hits, misses)
 
-    def watch(self, in_memory: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
+    def watch(self, take_used: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
-        self._pending.in_memory = in_memory
+        self._pending.used_elsewhere = take_used
 
     def prune(
         self,
@@ -251,24 +247,8 @@ class DiskBackend:
     ) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
         one, session = None if namespace is None else namespace.id, self._session
-        return session.mending(lambda: self._evict(session.writable(), one, max_size, older_than))
-
-    def _evict(
-        self,
-        ledger: Ledger,
-        namespace_id: bytes | None,
-        limit: int | None,
-        older_than: float | None = None,
-    ) -> int:
-        directory = self._session.directory
-        self._pending.flush(ledger)
-        dropped, files = ledger.transaction(
-            lambda: evict(directory, ledger, namespace_id, limit, older_than)
-        )
-        ledger.sync()
-        for file in files:
-            file.unlink(missing_ok=True)
-        return dropped
+        drop = self._eviction.drop
+        return session.mending(lambda: drop(session.writable(), one, max_size, older_than))
 
     # --- the rest of the protocol ---------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numpy as np
 from embstore.backends.disk import repair
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.pending import Pending
 from embstore.backends.disk.usage import Times
 from embstore.errors import StoreError
 
@@ -26,18 +27,63 @@ _LEDGER = 1.03
 for a while (write-ahead log, free pages) says nothing of what is stored."""
 
 
-def needs_room(directory: Path, limit: int, incoming: int) -> bool:
-    """Whether ``incoming`` more bytes would bring a store over ``limit`` bytes.
+_AGAIN = 60.0
+"""Seconds until an eviction is tried again that found nothing to drop."""
 
-    Raises:
-        StoreError: if they would not even fit an empty store.
+
+class Eviction:
+    """What this process drops of a store.
+
+    Args:
+        directory: the store.
+        pending: knows what was used lately.
+        size_limit: bytes to keep the store under; None drops nothing unasked.
     """
-    if incoming > limit:
-        raise StoreError(
-            f"{incoming:,} bytes of vectors do not fit a store of at most {limit:,}",
-            path=str(directory),
+
+    def __init__(self, directory: Path, pending: Pending, size_limit: int | None) -> None:
+        self._directory = directory
+        self._pending = pending
+        self._limit = size_limit
+        self._rest_until = 0.0
+
+    def make_room(self, ledger: Ledger, incoming: int) -> None:
+        """Drop rows, if ``incoming`` more bytes would bring the store over its limit.
+
+        Raises:
+            StoreError: if they would not even fit an empty store.
+        """
+        limit = self._limit
+        if limit is None:
+            return
+        if incoming > limit:
+            raise StoreError(
+                f"{incoming:,} bytes of vectors do not fit a store of at most {limit:,}",
+                path=str(self._directory),
+            )
+        taken = int(repair.size(self._directory / VECTORS) * _LEDGER)
+        now = time.monotonic()
+        if taken + incoming <= limit or now < self._rest_until:
+            return
+        if not self.drop(ledger, None, limit - incoming):
+            # Headers and what a crash left can be more than the limit. Not at every write, then.
+            self._rest_until = now + _AGAIN
+
+    def drop(
+        self,
+        ledger: Ledger,
+        namespace_id: bytes | None,
+        limit: int | None,
+        older_than: float | None = None,
+    ) -> int:
+        """Drop the rows used longest ago; returns how many. See :func:`evict`."""
+        self._pending.flush(ledger)
+        dropped, files = ledger.transaction(
+            lambda: evict(self._directory, ledger, namespace_id, limit, older_than)
         )
-    return int(repair.size(directory / VECTORS) * _LEDGER) + incoming > limit
+        ledger.sync()
+        for file in files:
+            file.unlink(missing_ok=True)
+        return dropped
 
 
 def evict(

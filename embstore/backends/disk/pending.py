@@ -5,14 +5,17 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelves import Shelves
+from embstore.backends.rows import Rows
 from embstore.errors import StoreError
 from embstore.locks import COUNTERS
 
@@ -31,10 +34,10 @@ class Pending:
         shelves: know which rows were used.
 
     Attributes:
-        in_memory: gives what is read without this backend hearing of it.
+        used_elsewhere: gives what was read without this backend hearing of it.
     """
 
-    in_memory: Callable[[], Mapping[bytes, list[bytes]]] = dict
+    used_elsewhere: Callable[[], Mapping[bytes, list[bytes]]] = dict
 
     def __init__(self, session: Session, shelves: Shelves) -> None:
         self._session = session
@@ -43,6 +46,7 @@ class Pending:
         self._misses: Counter[bytes] = Counter()
         self._due = time.monotonic() + _EVERY
         _OPEN.add(self)
+        _flush_at_workers_end()
 
     def count(self, namespace_id: bytes, hits: int, misses: int) -> None:
         """Count a look-up."""
@@ -54,10 +58,10 @@ class Pending:
         """Hits and misses that the ledger does not know yet."""
         return self._hits[namespace_id], self._misses[namespace_id]
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the ledger was last told some time ago."""
-        return time.monotonic() >= self._due
+    def flush_if_due(self, ledger: Ledger) -> None:
+        """Tell the ledger, if that was last done some time ago. Raises as :meth:`flush` does."""
+        if time.monotonic() >= self._due:
+            self.flush(ledger)
 
     def forget(self) -> None:
         """Leave it to another process: a forked child must not count what its parent did."""
@@ -77,28 +81,36 @@ class Pending:
         with COUNTERS:
             hits, misses = self._hits, self._misses
             self.forget()
-        for namespace_id, digests in self.in_memory().items():
-            self._shelves.use(namespace_id, digests)
-        used = self._shelves.take_used()
         counted = {one for one in (*hits, *misses) if hits[one] or misses[one]}
-        if not counted and not used:
+        for namespace_id, digests in self.used_elsewhere().items():
+            self._shelves.use(namespace_id, digests)
+        if not counted and not self._shelves.have_used():
             return
+        used: dict[bytes, tuple[int, Rows]] = {}
 
-        def work() -> None:
-            for each in counted:
-                if ledger.head(each) is not None:
-                    ledger.usage.add_looked_up(each, hits[each], misses[each])
+        def work() -> set[bytes]:
+            for namespace_id in self._shelves.have_used():
+                self._shelves.learn(ledger, namespace_id)  # rows may have other numbers by now
+            used.update(self._shelves.take_used())
             if used:
                 ledger.usage.note_uses(used)
+            there = {one for one in counted if ledger.head(one) is not None}
+            for one in there:
+                ledger.usage.add_looked_up(one, hits[one], misses[one])
+            return there
 
+        told: set[bytes] = set()
         try:
-            ledger.transaction(work, timeout)
+            told = ledger.transaction(work, timeout)
         except BaseException:
             self._shelves.mark_used(used)
-            with COUNTERS:
-                self._hits.update(hits)
-                self._misses.update(misses)
             raise
+        finally:
+            # What is looked up before it is first stored is told later.
+            with COUNTERS:
+                for one in counted - told:
+                    self._hits[one] += hits[one]
+                    self._misses[one] += misses[one]
 
     def flush_at_the_end(self) -> None:
         """The same where no fault of it matters, and nobody is to wait for long."""
@@ -120,6 +132,33 @@ def _forget_all() -> None:
     # What its parent has looked up, a forked child leaves to the parent.
     for pending in list(_OPEN):
         pending.forget()
+    _flush_at_workers_end()
+
+
+class _AtWorkersEnd:
+    """What multiprocessing is to do when a worker begins: it ends without atexit's functions."""
+
+
+_AT_END = _AtWorkersEnd()
+
+
+_knows = False
+"""Whether multiprocessing was told, in this process or in one it was forked from."""
+
+
+def _flush_at_workers_end() -> None:
+    global _knows
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None and not _knows:
+        _knows = True
+        # Twice, as a worker that begins drops what it was told before.
+        util.register_after_fork(_AT_END, _register)
+        _register(_AT_END)
+
+
+def _register(_: object) -> None:
+    util: Any = sys.modules["multiprocessing.util"]
+    util.Finalize(None, _flush_all, exitpriority=0)
 
 
 atexit.register(_flush_all)

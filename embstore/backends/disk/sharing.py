@@ -16,6 +16,9 @@ from embstore.locks import INDEX
 _TIMEOUT = 5.0
 """Seconds to wait for the lock: giving up costs no more than computing a text twice."""
 
+_TIMEOUT_OF_RELEASE = 1.0
+"""The same, where it can be made up for with the next claim."""
+
 
 class Sharing:
     """This process's claims on a store, and those of the others.
@@ -31,6 +34,8 @@ class Sharing:
         self._shelves = shelves
         self._timeout = min(timeout, _TIMEOUT)
         self._workers = Workers(session.directory)
+        self._left: set[tuple[bytes, bytes]] = set()
+        """Claims that are over, and could not be taken out so far: namespaces and owners."""
         self.leave = self._workers.leave
 
     def claim(self, namespace_id: bytes, query: Digests, owner: bytes, most: int) -> Claimed:
@@ -56,6 +61,9 @@ class Sharing:
         claims, dead = ledger.claims.others(namespace_id, who, self._workers.is_alive)
         for one in dead:
             ledger.claims.drop(namespace_id, one)
+        for left in list(self._left):
+            self.end(ledger, *left)
+            self._left.discard(left)
         theirs = among(query, claims) & ~stored
         mine = ~(stored | theirs)
         mine[np.flatnonzero(mine)[most:]] = False
@@ -80,9 +88,14 @@ class Sharing:
 
     def release(self, namespace_id: bytes, owner: bytes) -> None:
         """See :meth:`embstore.backends.base.Backend.release`."""
-        ledger = self._session.ledger
-        if ledger is not None and self._workers.name:
-            ledger.transaction(lambda: self.end(ledger, namespace_id, owner), self._timeout)
+        if not self._workers.name:
+            return
+        left = namespace_id, owner
+        self._left.add(left)
+        if (ledger := self._session.ledger) is not None:
+            timeout = min(self._timeout, _TIMEOUT_OF_RELEASE)
+            ledger.transaction(lambda: self.end(ledger, namespace_id, owner), timeout)
+            self._left.discard(left)
 
     def end(self, ledger: Ledger, namespace_id: bytes, owner: bytes | None) -> None:
         """End a claim, if there is one. In a transaction."""

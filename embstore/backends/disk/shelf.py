@@ -131,6 +131,17 @@ class Shelf:
         self._used[used] = False
         return used
 
+    @property
+    def has_used(self) -> bool:
+        """Whether any row was."""
+        return bool(self._used[: self.known].any())
+
+    def take_used_digests(self) -> list[bytes]:
+        """The same by digest, for when the rows get other numbers."""
+        used = self.take_used()
+        raw = self.file.mapped["digest"][used[used < len(self.file.mapped)]].tobytes()
+        return [raw[at : at + DIGEST_SIZE] for at in range(0, len(raw), DIGEST_SIZE)]
+
     def mark_used(self, rows: Rows) -> None:
         """Count these as used since then."""
         self._used[rows] = True

@@ -50,7 +50,10 @@ class Shelves:
         """The shelf as the ledger has it now. In a snapshot or transaction."""
         head = ledger.head(namespace_id)
         shelf = self._shelves.get(namespace_id)
+        used: list[bytes] = []
         if shelf is not None and (head is None or shelf.header.generation != head.generation):
+            with INDEX:
+                used = shelf.take_used_digests()
             self.drop(namespace_id)
             shelf = None
         if head is None:
@@ -72,6 +75,8 @@ class Shelves:
             )
         shelf.deleted = head.deleted
         self.add(shelf)
+        if used:
+            self.use(namespace_id, used)
         return shelf
 
     def read_files(self, namespace_id: bytes) -> None:
@@ -113,6 +118,11 @@ class Shelves:
         with INDEX:
             if (shelf := self._shelves.get(namespace_id)) is not None:
                 shelf.locate(as_digests(digests))
+
+    def have_used(self) -> list[bytes]:
+        """The namespaces of which rows were used since they were last taken."""
+        with INDEX:
+            return [one for one, shelf in self._shelves.items() if shelf.has_used]
 
     def take_used(self) -> dict[bytes, tuple[int, Rows]]:
         """The rows used since this was last asked, by namespace: generation and row numbers."""

@@ -8,7 +8,8 @@
     w namespace generation row       when rows from this one on were written
 
 A store's time is a count that follows the clock: seconds since 1970, but always later than what it
-was before. A clock set back makes nothing look older or newer than it is.
+was before. A clock set back makes nothing look older or newer than it is. (After a clock that ran
+ahead by years, what was used meanwhile looks new until the years have passed.)
 
 Nothing is written for a read. What a process has looked up goes into the ledger when it commits,
 at most every half minute, and when it closes the store or ends.
@@ -109,20 +110,22 @@ class UsageRecords:
         with self._cache.faults():
             last = self._cache.last(prefix, 1)
             written = int.from_bytes(self._cache.get(last[0][0]) or b"", "little") if last else 0
-            if not 0 <= time.time() - written < _MARK_EVERY:
+            age = time.time() - written
+            if not 0 <= age < _MARK_EVERY:
+                age = 0.0
                 key = prefix + row.to_bytes(8, "big")
                 self._cache.set(key, self._now().to_bytes(4, "little"))
-        return time.monotonic() + _MARK_EVERY
+        return time.monotonic() + _MARK_EVERY - age
 
     def note_uses(self, used: Mapping[bytes, tuple[int, Rows]]) -> None:
-        """Note rows as used now, by namespace: generation and row numbers."""
+        """Note rows as used now, by namespace: generation and row numbers, in order."""
         with self._cache.faults():
             now = self._now()
             for namespace_id, (generation, rows) in used.items():
                 prefix = _key(b"u", namespace_id, generation)
-                for part in np.unique(rows // _USES).tolist():
-                    key = prefix + part.to_bytes(8, "big")
-                    mine = rows[rows // _USES == part] % _USES
+                for part in np.split(rows, np.flatnonzero(np.diff(rows // _USES)) + 1):
+                    key = prefix + (int(part[0]) // _USES).to_bytes(8, "big")
+                    mine = part % _USES
                     before = (self._cache.get(key) or b"")[: 4 * _USES]
                     size = max(4 * (int(mine.max()) + 1), -(-len(before) // 4) * 4)
                     values = np.frombuffer(bytearray(before.ljust(size, b"\0")), "<u4")

@@ -148,14 +148,21 @@ def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
     """
     texts = list(texts)
     try:
-        raw = [text.encode() for text in texts]
+        # In one pass: a list of all bytes first takes half as long again.
+        return [
+            xxh3_128_digest(raw, seed) if len(raw := text.encode()) <= 240 else _of_long(raw, seed)
+            for text in texts
+        ]
     except (AttributeError, UnicodeEncodeError):
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise TypeError(
                 f"texts must be str, not {type(wrong[0]).__name__}: {wrong[0]!r:.80}"
             ) from None
-        raw = [text.encode("utf-8", "surrogatepass") for text in texts]
-    key = seed.to_bytes(8, "little")
-    return [
-        xxh3_128_digest(one if len(one) <= 240 else sha256(key + one).digest(), seed) for one in raw
-    ]
+        every = [text.encode("utf-8", "surrogatepass") for text in texts]
+        return [
+            xxh3_128_digest(raw, seed) if len(raw) <= 240 else _of_long(raw, seed) for raw in every
+        ]
+
+
+def _of_long(raw: bytes, seed: int) -> bytes:
+    return xxh3_128_digest(sha256(seed.to_bytes(8, "little") + raw).digest(), seed)

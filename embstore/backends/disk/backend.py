@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from embstore.backends.disk.sharing import Sharing
 from embstore.backends.disk.shelf import Shelf
 from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
+from embstore.backends.disk.verify import verify
 from embstore.backends.rows import Array, Digests, as_digests, first_of_each
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError
 from embstore.faults import Warnings
@@ -174,7 +176,9 @@ class DiskBackend:
             shelf.learn(first, query[new], sound=True)
             self._shelves.add(shelf)
         for path, warning in old:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(StoreError):  # busy: compacting removes it
+                ledger.sync()
+                path.unlink(missing_ok=True)
             self._warnings.warn(warning)
         return new
 
@@ -359,7 +363,7 @@ class DiskBackend:
 
     def verify(self) -> VerifyReport:
         """See :class:`~embstore.backends.base.Backend`."""
-        return repair.verify(self._session.directory, self._session.ledger)
+        return verify(self._session.directory, self._session.ledger)
 
     def compact(self) -> CompactReport:
         """See :class:`~embstore.backends.base.Backend`."""

@@ -75,6 +75,8 @@ _SEAL = 8
 class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
     """A map from bytes to bytes in one SQLite file, with ordered keys and transactions.
 
+    ``meta`` is what the key M must hold in each connection, once that is known.
+
     Methods raise StoreDamagedError when the file contradicts itself, and StoreError when SQLite
     cannot do its work (locked for longer than ``timeout`` seconds, disk full, ...).
 
@@ -91,6 +93,7 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         self._mode = "rw" if mode == "create" else mode
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self.meta = b""
         self._idle_since: tuple[int, ...] | None = None
         self._directory = str(directory)
         self._timeout = timeout
@@ -114,13 +117,13 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
     def _con(self) -> sqlite3.Connection:
         if self._connection is None:
             mode = f"mode={self._mode}"
-            if self._mode == "ro":
+            self._idle_since = None
+            if self._mode in ("ro", "immutable"):
                 # Without a log, the file is all there is. SQLite would make log and shared memory.
-                idle = not os.path.exists(f"{self.path}-wal")
-                mode = "mode=ro&immutable=1" if idle else "mode=ro&readonly_shm=1"
-                self._idle_since = self._state() if idle else None
-            elif self._mode == "immutable":
-                mode = "mode=ro&immutable=1"
+                state = self._state()
+                if self._mode == "immutable" or not all(state[-2:]):
+                    self._idle_since = state
+                mode = "mode=ro&" + ("immutable=1" if self._idle_since else "readonly_shm=1")
             self._connection = sqlite3.connect(
                 f"file:{urllib.parse.quote(os.fsencode(self.path))}?{mode}",
                 uri=True,
@@ -131,6 +134,9 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             for pragma in _PRAGMAS:
                 self._connection.execute(pragma)
             self._inode = os.stat(self.path).st_ino
+            if self.meta and self.get(b"M") != self.meta:
+                # Of another store, which came here while there was no connection (after a fork).
+                self.damaged("it was moved or deleted while it was open")
         return self._connection
 
     def close(self) -> None:
@@ -188,16 +194,18 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
 
     def _state(self) -> tuple[int, ...]:
         stat = os.stat(self.path)
-        log = os.path.exists(f"{self.path}-wal")
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns, int(log)
+        log, shared = (os.path.exists(f"{self.path}{end}") for end in ("-wal", "-shm"))
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns, int(log), int(shared)
 
     def check_in_place(self) -> None:
         """Raise StoreDamagedError if another process moved the file aside: what is committed to it
         now is lost to everybody."""
         if self._connection is None:
             return
-        if self._idle_since is not None and self._idle_since != self._state():
-            self.close()  # somebody has begun to write: from now on there is a log to be read
+        if self._idle_since is not None and not self._connection.in_transaction:
+            if self._idle_since != self._state():
+                self.close()  # somebody has begun to write: from now on there is a log to be read
+                self._mode = "ro"
             return
         try:
             in_place = os.stat(self.path).st_ino == self._inode

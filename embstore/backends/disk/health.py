@@ -15,6 +15,7 @@ from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.vectors import SUFFIX, generation_of
+from embstore.backends.disk.verify import verify
 from embstore.errors import StoreError, StoreRefusedError
 
 LOCK = "lock"
@@ -235,7 +236,7 @@ def examine(directory: Path) -> Examined:
     except StoreError as error:
         return Examined(None, problems=(str(error),))
     try:
-        report = repair.verify(directory, ledger)
+        report = verify(directory, ledger)
         used = set()
         for namespace_id in ledger.namespace_ids():
             head = ledger.head(namespace_id)

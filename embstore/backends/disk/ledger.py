@@ -85,6 +85,7 @@ class Ledger:
                 self.close()
                 raise
             self.seed: int = meta["seed"]
+            self._cache.meta = self._cache.get(b"M")
 
     @classmethod
     def create(cls, directory: Path, timeout: float, seed: int, generation: int = 0) -> Ledger:

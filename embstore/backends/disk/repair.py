@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.base import CompactReport, Found, NamespaceInfo
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.usage import Figures
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of, read_header
-from embstore.backends.rows import Digests, RowFormat, Rows
+from embstore.backends.rows import RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
 
 _CHUNK = 8192
@@ -78,7 +78,8 @@ def size(directory: Path) -> int:
     return total
 
 
-def _shelf(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shelf, Head]:
+def shelf_of(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shelf, Head]:
+    """A shelf of its own for a namespace, as the ledger has it, and where that stands."""
     entry, head = ledger.entry(namespace_id), ledger.head(namespace_id)
     if entry is None or head is None:
         raise StoreDamagedError("the registry has a hole", path=str(directory))
@@ -87,82 +88,6 @@ def _shelf(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shelf,
     if shelf.known != head.rows:
         raise StoreDamagedError("batches are missing in the ledger", path=str(directory))
     return shelf, head
-
-
-def first_fault(ledger: Ledger) -> StoreError | None:
-    """What keeps a ledger from being believed, if anything does."""
-    try:
-        ledger.snapshot(lambda: _look_for_faults(ledger))
-    except StoreError as fault:
-        return fault
-    return None
-
-
-def _look_for_faults(ledger: Ledger) -> None:
-    if problems := ledger.check():
-        raise StoreDamagedError(problems[0], path=str(ledger.path))
-    ledger.check_identities()
-    for namespace_id in ledger.namespace_ids():
-        ledger.usage.figures(namespace_id)
-        _shelf(ledger.path.parent, ledger, namespace_id)[0].file.close()
-
-
-def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
-    """Compare every row with its checksum and with the ledger, and the ledger with itself."""
-    if ledger is None:
-        return VerifyReport(0, 0, (f"the ledger {directory / FILE} cannot be used",))
-    if fault := first_fault(ledger):
-        return VerifyReport(0, 0, (str(fault),))
-    rows, corrupt, problems = 0, 0, []
-    current = set()
-    for namespace_id in ledger.namespace_ids():
-        shelf, batches = ledger.snapshot(partial(_shelf_and_batches, ledger, namespace_id))
-        current.add(shelf.file.path.name)
-        try:
-            if read_header(shelf.file.path) != shelf.header:
-                problems.append(f"{shelf.file.path}: the header belongs to another file")
-        except (StoreError, OSError) as error:
-            problems.append(str(error))
-        bad = 0
-        for first, digests in batches:
-            expected = np.frombuffer(digests, "<u8").reshape(-1, 2)
-            live = expected.any(axis=1)
-            rows += int(live.sum())
-            bad += int(live.sum()) - _count_sound(shelf, first, expected)
-        if bad:
-            problems.append(f"{shelf.file.path}: {bad:,} damaged rows")
-        corrupt += bad
-        shelf.file.close()
-    problems += [
-        f"{path}: belongs to no namespace; compacting removes it"
-        for path in sorted((directory / VECTORS).iterdir())
-        if generation_of(path) is not None and path.name not in current
-    ]
-    return VerifyReport(rows, corrupt, tuple(problems))
-
-
-def _shelf_and_batches(
-    ledger: Ledger, namespace_id: bytes
-) -> tuple[Shelf, list[tuple[int, bytes]]]:
-    shelf, head = _shelf(ledger.path.parent, ledger, namespace_id)
-    return shelf, ledger.batches(namespace_id, head.generation)
-
-
-def _count_sound(shelf: Shelf, first: int, expected: Digests) -> int:
-    count = 0
-    try:
-        rows = shelf.file.rows(first + len(expected))[first:]
-    except StoreError:
-        return 0
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        same = (part["digest"] == expected[start : start + len(part)]).all(axis=1)
-        # Of a deletion that was cut off: its digests and checksums go first, before the ledger's.
-        live = expected[start : start + len(part)].any(axis=1)
-        erased = live & ~part["digest"].any(axis=1) & (part["checksum"] == 0)
-        erased &= part["vector"].any(axis=1)
-        count += int((shelf.file.format.valid(part.copy()) & same | erased).sum())
-    return count
 
 
 def compact(directory: Path, ledger: Ledger) -> CompactReport:
@@ -182,7 +107,7 @@ def _compact_one(directory: Path, ledger: Ledger, namespace_id: bytes) -> int:
     """Drop what is not sound; returns how many rows are left. In a transaction."""
     if ledger.head(namespace_id) is None:
         return 0  # cleared by another process meanwhile
-    shelf, head = _shelf(directory, ledger, namespace_id)
+    shelf, head = shelf_of(directory, ledger, namespace_id)
     if len(_sound(shelf)) < head.rows or not _has_header(shelf):
         head = _next_generation(directory, ledger, namespace_id, [shelf])
     shelf.file.close()
@@ -208,7 +133,7 @@ def renew(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[int, Pa
     Returns:
         How many rows are lost, and the file to unlink once that is committed.
     """
-    shelf, head = _shelf(directory, ledger, namespace_id)
+    shelf, head = shelf_of(directory, ledger, namespace_id)
     after = _next_generation(directory, ledger, namespace_id, [shelf])
     shelf.file.close()
     return head.rows - head.deleted - after.rows, shelf.file.path
@@ -222,7 +147,7 @@ def keep_only(
     Returns:
         How many there were to drop, and the file to unlink once that is committed.
     """
-    shelf, head = _shelf(directory, ledger, namespace_id)
+    shelf, head = shelf_of(directory, ledger, namespace_id)
     after = _next_generation(directory, ledger, namespace_id, [shelf], kept)
     shelf.file.close()
     return head.rows - head.deleted - after.rows, shelf.file.path
@@ -302,6 +227,9 @@ def create(directory: Path, timeout: float, seed: int) -> Ledger:
     building = _building(directory)
     try:
         Ledger.create(building, timeout, seed).close()
+        for ending in ("-wal", "-shm"):
+            # A log that lost its ledger: SQLite would replay it into the new one.
+            (directory / f"{FILE}{ending}").unlink(missing_ok=True)
         (building / FILE).replace(directory / FILE)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -311,7 +239,8 @@ def create(directory: Path, timeout: float, seed: int) -> Ledger:
 def _building(directory: Path) -> Path:
     """A new folder to make a ledger in; what others left that were killed meanwhile goes."""
     for left in directory.glob(f"{_BUILDING}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if all(path.name.startswith(FILE) for path in left.iterdir()):
+            shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=_BUILDING, dir=directory))
 
 

@@ -14,6 +14,7 @@ from embstore.backends.disk import location, repair
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.vectors import SUFFIX
+from embstore.backends.disk.verify import first_fault
 from embstore.errors import StoreDamagedError, StoreError, StoreRefusedError
 from embstore.faults import Warnings
 from embstore.locks import LEDGER
@@ -231,7 +232,7 @@ class Session:
             raise
         except StoreError:
             return False
-        if repair.first_fault(ledger) is not None:
+        if first_fault(ledger) is not None:
             ledger.close()
             return False
         self.ledger = ledger

@@ -269,7 +269,8 @@ def _space(directory: Path) -> Check:
     where = health.mount_of(directory)
     disk = shlex.quote(where.point) if where else "the disk"
     make_room = (
-        f"Make room on {disk}, or drop old vectors: embstore clear --store {_quoted(directory)}"
+        f"Make room on {disk}; then drop what was not used for long, if you like: "
+        f"embstore prune --older-than 90d --store {_quoted(directory)}"
     )
     # Some file systems count no inodes and say 0 of 0.
     few = system.f_files and system.f_favail < _FEW_INODES

@@ -176,6 +176,7 @@ class Share(Work):
         return self._claim(super().choose(positions), len(positions))
 
     def took(self, positions: Sequence[int], seconds: float, *, kept: bool = True) -> None:
+        self._waiting_since = None
         if kept:
             self._holds = False  # with being stored the claim came to its end
         self._pace = max(self._pace, seconds / self._weight(positions))

@@ -158,6 +158,7 @@ class DiskBackend:
                 lost, path = repair.renew(self._session.directory, ledger, namespace.id)
                 old.append((path, f"{path} {fault}; {lost:,} vectors are lost"))
                 shelf = self._shelves.learn(ledger, namespace.id)
+                made.extend([shelf] if shelf is not None else [])
             if shelf is None:
                 shelf = self._make_shelf(ledger, namespace, vectors)
                 made.append(shelf)
@@ -169,6 +170,7 @@ class DiskBackend:
             shelf, first, new = ledger.transaction(work)
         except Exception:  # not after an interrupt, which may have landed behind the commit
             for shelf in made:
+                self._shelves.drop(namespace.id)
                 shelf.file.close()
                 shelf.file.path.unlink(missing_ok=True)
             raise

@@ -14,8 +14,8 @@ What is changed of diskcache 5.6.3, and why:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
-import json
 import os
 import sqlite3
 import threading
@@ -28,11 +28,10 @@ from typing import Any, NoReturn, TypeVar
 
 from diskcache import Cache
 from diskcache.core import DBNAME, MODE_RAW
-from xxhash import xxh3_64_digest
 
 from embstore.backends.disk.raw import RawDisk, expect_bytes
+from embstore.backends.disk.sealed import Sealed
 from embstore.errors import StoreDamagedError, StoreError
-from embstore.keys import canonical_json
 from embstore.locks import BEFORE_FORK, LEDGER
 
 T = TypeVar("T")
@@ -69,10 +68,9 @@ _DAMAGE = {
     sqlite3.SQLITE_ERROR,  # a table or column that is gone: the SQL itself is constant
     sqlite3.SQLITE_MISMATCH,
 }
-_SEAL = 8
 
 
-class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
+class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no types
     """A map from bytes to bytes in one SQLite file, with ordered keys and transactions.
 
     ``meta`` is what the key M must hold in each connection, once that is known.
@@ -124,6 +122,8 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
                 if self._mode == "immutable" or not all(state[-2:]):
                     self._idle_since = state
                 mode = "mode=ro&" + ("immutable=1" if self._idle_since else "readonly_shm=1")
+            else:
+                self._close_readers()
             self._connection = sqlite3.connect(
                 f"file:{urllib.parse.quote(os.fsencode(self.path))}?{mode}",
                 uri=True,
@@ -136,8 +136,20 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             self._inode = os.stat(self.path).st_ino
             if self.meta and self.get(b"M") != self.meta:
                 # Of another store, which came here while there was no connection (after a fork).
+                self.close()
                 self.damaged("it was moved or deleted while it was open")
         return self._connection
+
+    def _close_readers(self) -> None:
+        # SQLite maps the shared memory once in a process: as the first connection asked for it.
+        for other in list(_OPEN):
+            if other._mode != "rw" and other._is_idle and other.path.samefile(self.path):
+                other.close()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether there is a connection, and not in a transaction."""
+        return self._connection is not None and not self._connection.in_transaction
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""
@@ -202,8 +214,8 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         now is lost to everybody."""
         if self._connection is None:
             return
-        if self._idle_since is not None and not self._connection.in_transaction:
-            if self._idle_since != self._state():
+        if self._idle_since is not None:
+            if self._is_idle and self._idle_since != self._state():
                 self.close()  # somebody has begun to write: from now on there is a log to be read
                 self._mode = "ro"
             return
@@ -271,22 +283,6 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
             raise RuntimeError("the ledger is written in a transaction")
         yield self._con.execute, lambda filename: None
 
-    # --- values whose damage shows --------------------------------------------------------------
-
-    def get_sealed(self, key: bytes) -> bytes | None:
-        """The value under ``key``, if its checksum over key and value is right."""
-        sealed = self.get(key)
-        if sealed is None:
-            return None
-        value, seal = sealed[:-_SEAL], sealed[-_SEAL:]
-        if xxh3_64_digest(key + value) != seal:
-            self.damaged(f"the entry {key[:1].decode()!r} does not match its checksum")
-        return bytes(value)
-
-    def put_sealed(self, key: bytes, value: bytes) -> None:
-        """Write a value with its checksum. In a transaction."""
-        self.replace(key, value + xxh3_64_digest(key + value))
-
     def replace(self, key: bytes, value: bytes) -> None:
         """:meth:`set`, in one statement where the key is there already. In a transaction."""
         changed = self._con.execute(
@@ -296,15 +292,6 @@ class HardenedCache(Cache):  # type: ignore[misc]  # diskcache has no types
         )
         if not changed.rowcount:
             self.set(key, value)
-
-    def get_json(self, key: bytes) -> dict[str, Any] | None:
-        """The JSON object under ``key``."""
-        value = self.get_sealed(key)
-        return None if value is None else dict(json.loads(value))
-
-    def put_json(self, key: bytes, value: dict[str, Any]) -> None:
-        """Write a JSON object. In a transaction."""
-        self.put_sealed(key, canonical_json(value))
 
     # --- ordered keys ---------------------------------------------------------------------------
 
@@ -389,7 +376,18 @@ def _close_connections() -> None:
     # SQLite knows in each process which locks it holds. A child inherits that knowledge, but not
     # the locks: what it commits would go into a log that others take for theirs to delete.
     for cache in list(_OPEN):
-        cache.close()
+        if cache._is_idle:
+            cache.close()
+
+
+def _leak_connections() -> None:
+    # Of a fork within a transaction, from a signal handler: it is the parent's. Closing it here
+    # would drop the parent's lock; one more reference keeps it from ever being collected.
+    for cache in list(_OPEN):
+        if cache._connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))
+            cache._connection = None
 
 
 BEFORE_FORK.append(_close_connections)
+os.register_at_fork(after_in_child=_leak_connections)

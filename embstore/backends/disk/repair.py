@@ -15,7 +15,7 @@ import numpy as np
 from embstore.backends.base import CompactReport, Found, NamespaceInfo
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
-from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.location import VECTORS, file_mode
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.usage import Figures
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of, read_header
@@ -265,7 +265,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     found = _all_headers(vectors, skip=(StoreDamagedError,))
     seed = found[-1].seed if found else seed
     generations = [generation_of(path) or 0 for path in old_files]
-    building = _building(directory)
+    building, mode = _building(directory), file_mode(directory)
     kept = 0
     try:
         ledger = Ledger.create(building, timeout, seed, max(generations, default=0))
@@ -277,6 +277,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
                 kept += _rebuild_one(directory, ledger, newest, sources)
         finally:
             ledger.close()
+        (building / FILE).chmod(mode)  # of the damaged one, which others may have been let read
         aside = _unused(directory)
         # The ledger first: without its log it would look sound, and be old.
         for ending in ("", "-wal", "-shm"):

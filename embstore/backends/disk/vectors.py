@@ -177,8 +177,21 @@ class VectorFile:
     def _look(self, now: os.stat_result) -> None:
         seen = now.st_mtime_ns, now.st_size
         if seen != self._seen:
-            self.changes += 1
+            # One that only grew was written by another process: rows never change.
+            self.changes += self._seen is None or seen[1] <= self._seen[1]
             self._seen = seen
+
+    def _open_again(self) -> bool:
+        """Take the file that is in this one's place now, if it is the same (a restored copy)."""
+        try:
+            if read_header(self.path) != self.header:
+                return False
+            fd = open_regular(self.path)
+        except (StoreError, OSError):
+            return False
+        self.close()
+        self._read_fd, self._seen = fd, None
+        return True
 
     def fault(self, rows: int) -> str | None:
         """What is wrong with a file that ought to have so many rows, and is to be written.
@@ -193,7 +206,9 @@ class VectorFile:
             return "was deleted"
         self._look(now)
         if (there.st_ino, there.st_dev) != (now.st_ino, now.st_dev):
-            return "was replaced"
+            if not self._open_again():
+                return "was replaced"
+            now = os.fstat(self._writable())
         if now.st_size < self._start + rows * self.format.stride:
             return "was cut short"
         if self._sound_at != self.changes:
@@ -232,6 +247,8 @@ class VectorFile:
             if self._read_fd < 0:
                 self._read_fd = open_regular(self.path)
             now = os.fstat(self._read_fd)
+            if not now.st_nlink and self._open_again():
+                now = os.fstat(self._read_fd)
         except FileNotFoundError:
             return self.mapped[:0]  # cleared or compacted away before it was first read
         except OSError as error:

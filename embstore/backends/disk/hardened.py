@@ -261,8 +261,11 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
                 raise
             return False
         finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+            self._be_patient()
         return True
+
+    def _be_patient(self) -> None:
+        self._con.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
 
     def snapshot(self, work: Callable[[], T]) -> T:
         """Do ``work``, which sees one state of the file throughout, whatever others commit
@@ -342,6 +345,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
     def vacuum(self) -> None:
         """Give back free pages. Not in a transaction."""
         with LEDGER, self.faults():
+            self._be_patient()
             self._con.execute("VACUUM")
         self.sync()
 
@@ -353,6 +357,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
             StoreError: if a reader or writer was in the way for longer than the timeout.
         """
         with LEDGER, self.faults():
+            self._be_patient()
             busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
             raise StoreError(f"{self.path}: busy", path=str(self.path))

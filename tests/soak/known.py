@@ -136,8 +136,8 @@ def count_wrong(
 
 def verify(store: EmbeddingStore, *, half_deleted: bool = False) -> list[str]:
     """What verify() finds wrong, in sentences. That files of the dead lie about is not wrong, as
-    long as compact() removes them. Nor, where writes are cut in two, that rows are ``half_deleted``:
-    such a row is neither there nor gone, and verify() says so."""
+    long as compact() removes them. Nor is it, where writes are cut in two, that rows are
+    ``half_deleted``: such a row is neither there nor gone, and verify() says so."""
     report = store.verify()
     store.compact()
     compacted = store.verify()

@@ -356,11 +356,16 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         Raises:
             StoreError: if a reader or writer was in the way for longer than the timeout.
         """
-        with LEDGER, self.faults():
-            self._be_patient()
-            busy = self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
-            raise StoreError(f"{self.path}: busy", path=str(self.path))
+        deadline = time.monotonic() + self._timeout
+        while True:
+            with LEDGER, self.faults():
+                self._be_patient()
+                if not self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                    return
+            # Of another checkpoint, SQLite does not wait for the end.
+            if time.monotonic() >= deadline:
+                raise StoreError(f"{self.path}: busy", path=str(self.path))
+            time.sleep(0.01)
 
     def check(self, fix: bool = False, retry: bool = False) -> list[str]:
         """What SQLite finds wrong with the file, without the write lock diskcache's own takes."""

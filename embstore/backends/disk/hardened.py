@@ -227,8 +227,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
             self.damaged("it was moved or deleted while it was open")
 
     # No generators here: an interrupt in contextlib's own code leaves one suspended, with the lock
-    # held for as long as the traceback lives, which a notebook keeps until the next error. What
-    # `with` calls below is C, and nothing lands between it and the block.
+    # held as long as the traceback lives. What `with` calls below is C: nothing lands in between.
 
     def transaction(self, work: Callable[[], T], timeout: float | None = None) -> T:
         """Do ``work`` under the write lock; commit at its end, or roll back if anything is raised.
@@ -351,11 +350,8 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
 
     def sync(self) -> None:
         """Wait until the disk has all that is committed: a power cut may take the last commits,
-        and what is unlinked for one of them would be lost with it.
-
-        Raises:
-            StoreError: if a reader or writer was in the way for longer than the timeout.
-        """
+        and what is unlinked for one of them would be lost with it. Raises StoreError if a reader
+        or writer was in the way for longer than the timeout."""
         deadline = time.monotonic() + self._timeout
         while True:
             with LEDGER, self.faults():
@@ -391,8 +387,8 @@ def _close_connections() -> None:
 
 
 def _leak_connections() -> None:
-    # Of a fork within a transaction, from a signal handler: it is the parent's. Closing it here
-    # would drop the parent's lock; one more reference keeps it from ever being collected.
+    # Of a fork within a transaction (by a signal handler): closing it here would drop the parent's
+    # lock, and one more reference keeps it from ever being collected.
     for cache in list(_OPEN):
         if cache._connection is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))

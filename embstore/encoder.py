@@ -24,6 +24,7 @@ from embstore.threads import Desk, PerLoop, Threads
 _Asked = tuple[list[str], bool, Arguments]
 """Texts, whether they are a single one, and how they are to be encoded."""
 
+_ONLINE = OnlineBatching()
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """For each task the names of the prompts that upstream looks for, the first that there is."""
 
@@ -75,7 +76,7 @@ class CachedEncoder(Delegate):
         model_kwargs: dict[str, Any] | None = None,
         on_miss: Literal["encode", "raise"] = "encode",
         coalesce: bool = True,
-        online: OnlineBatching = OnlineBatching(),  # noqa: B008  # frozen
+        online: OnlineBatching = _ONLINE,
         **loading: Any,
     ) -> None:
         if on_miss not in ("encode", "raise"):
@@ -88,12 +89,9 @@ class CachedEncoder(Delegate):
             "_coalesce": coalesce,
         }
         self.__dict__.update(own)
+        loading |= {"device": device, "model_kwargs": model_kwargs}
         self.__dict__["_model"] = as_model(
-            model,
-            self.store,
-            name=model_name,
-            version=version,
-            loading={"device": device, "model_kwargs": model_kwargs, **loading},
+            model, self.store, name=model_name, version=version, loading=loading
         )
         self.__dict__.update(self._fresh())
 

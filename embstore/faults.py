@@ -18,8 +18,10 @@ _CAUSES = {
     errno.EACCES: "permission",
     errno.EPERM: "permission",
     errno.EROFS: "permission",
+    errno.EIO: "I/O",
     "SQLITE_FULL": "full",
     "SQLITE_BUSY": "locked",
+    "SQLITE_IOERR": "I/O",
     "SQLITE_READONLY": "permission",
     "SQLITE_CANTOPEN": "permission",
 }

@@ -22,8 +22,16 @@ import pytest
 
 from embstore import EmbeddingStore
 from embstore.batching.corpus import sample, stdlib_paragraphs
+from tests.faults.damage import in_memory
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def fast_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: what counts are the bytes, not the disk."""
+    with in_memory(tmp_path) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

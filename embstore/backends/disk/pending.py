@@ -78,12 +78,12 @@ class Pending:
             StoreError: if it cannot be written; then nothing is forgotten.
         """
         self._due = time.monotonic() + _EVERY
+        for namespace_id, digests in self.used_elsewhere().items():
+            self._shelves.use(namespace_id, digests)
         with COUNTERS:
             hits, misses = self._hits, self._misses
             self.forget()
         counted = {one for one in (*hits, *misses) if hits[one] or misses[one]}
-        for namespace_id, digests in self.used_elsewhere().items():
-            self._shelves.use(namespace_id, digests)
         if not counted and not self._shelves.have_used():
             return
         used: dict[bytes, tuple[int, Rows]] = {}
@@ -140,7 +140,6 @@ class _AtWorkersEnd:
 
 
 _AT_END = _AtWorkersEnd()
-
 
 _knows = False
 """Whether multiprocessing was told, in this process or in one it was forked from."""

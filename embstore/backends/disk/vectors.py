@@ -170,7 +170,7 @@ class VectorFile:
         self._start = header.size
         self.mapped = np.empty(0, self.format.dtype)
         self.changes = 0
-        self._sound_at = -1
+        self._compared_at = -1
         """When the header was last compared, by that count."""
         self._seen: tuple[int, int] | None = None
 
@@ -211,13 +211,13 @@ class VectorFile:
             now = os.fstat(self._writable())
         if now.st_size < self._start + rows * self.format.stride:
             return "was cut short"
-        if self._sound_at != self.changes:
+        if self._compared_at != self.changes:
             try:
                 if read_header(self.path) != self.header:
                     return "has another file's header"
             except StoreDamagedError:
                 return "has a damaged header"
-            self._sound_at = self.changes
+            self._compared_at = self.changes
         return None
 
     def create(self) -> None:
@@ -253,8 +253,8 @@ class VectorFile:
             return self.mapped[:0]  # cleared or compacted away before it was first read
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error}", path=str(self.path)) from error
-        # A file without a name was cleared or compacted away: nothing in it counts any more.
         self._look(now)
+        # A file without a name was cleared or compacted away: nothing in it counts any more.
         present = max(0, now.st_size - self._start) // self.format.stride if now.st_nlink else 0
         if len(self.mapped) > present or len(self.mapped) < min(count, present):
             self._map(present)

@@ -26,7 +26,7 @@ _LEAST_TEXTS = 32
 """Texts below which a chunk is not made smaller for the others' sake."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
-"""Seconds between two looks at what others compute. A look takes one query."""
+"""Seconds between two looks at what others compute. A look takes two queries."""
 
 _GRACE_SECONDS = 0.1
 """What another worker is given beyond what computing would take: machines have slow moments."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -178,9 +177,7 @@ class DiskBackend:
             shelf.learn(first, query[new], sound=True)
             self._shelves.add(shelf)
         for path, warning in old:
-            with contextlib.suppress(StoreError):  # busy: compacting removes it
-                ledger.sync()
-                path.unlink(missing_ok=True)
+            repair.unlink_for_good(ledger, [path])
             self._warnings.warn(warning)
         return new
 

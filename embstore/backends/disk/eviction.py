@@ -26,7 +26,6 @@ _LEDGER = 1.03
 """Bytes of a store to bytes of its rows. The ledger's own files are not measured: what they take
 for a while (write-ahead log, free pages) says nothing of what is stored."""
 
-
 _AGAIN = 60.0
 """Seconds until an eviction is tried again that found nothing to drop."""
 
@@ -80,9 +79,8 @@ class Eviction:
         dropped, files = ledger.transaction(
             lambda: evict(self._directory, ledger, namespace_id, limit, older_than)
         )
-        ledger.sync()
-        for file in files:
-            file.unlink(missing_ok=True)
+        if files:
+            repair.unlink_for_good(ledger, files)
         return dropped
 
 

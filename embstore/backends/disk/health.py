@@ -227,21 +227,17 @@ def examine(directory: Path) -> Examined:
     Raises:
         StoreRefusedError: if a newer embstore made the store, or it is something else.
     """
-    if not (directory / FILE).exists():  # or SQLite would make it
+    if not (directory / FILE).exists():
         return Examined(None, problems=(f"there is no ledger {directory / FILE}",))
     try:
-        ledger = Ledger(directory, _TIMEOUT, "ro" if _shared(directory).exists() else "immutable")
+        ledger = Ledger(directory, _TIMEOUT, "ro")
     except StoreRefusedError:
         raise
     except StoreError as error:
         return Examined(None, problems=(str(error),))
     try:
         report = verify(directory, ledger)
-        used = set()
-        for namespace_id in ledger.namespace_ids():
-            head = ledger.head(namespace_id)
-            if head is not None:
-                used.add(f"{namespace_id.hex()}.{head.generation}{SUFFIX}")
+        used = repair.current_files(ledger)
     except StoreRefusedError:
         raise
     except StoreError as error:

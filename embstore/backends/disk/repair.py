@@ -139,6 +139,15 @@ def renew(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[int, Pa
     return head.rows - head.deleted - after.rows, shelf.file.path
 
 
+def unlink_for_good(ledger: Ledger, files: Iterable[Path]) -> None:
+    """Unlink files that a commit has replaced, once that cannot be lost any more. Where readers or
+    writers are in the way for too long, they stay, and compacting removes them."""
+    with contextlib.suppress(StoreError):
+        ledger.sync()
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
 def keep_only(
     directory: Path, ledger: Ledger, namespace_id: bytes, kept: Found
 ) -> tuple[int, Path]:
@@ -209,13 +218,15 @@ def _fill(
     return head
 
 
+def current_files(ledger: Ledger) -> set[str]:
+    """The names of the vector files that the namespaces use."""
+    heads = {each: ledger.head(each) for each in ledger.namespace_ids()}
+    return {f"{each.hex()}.{head.generation}{SUFFIX}" for each, head in heads.items() if head}
+
+
 def _remove_strangers(directory: Path, ledger: Ledger) -> None:
     """Unlink vector files that no namespace uses. In a transaction: no file is in the making."""
-    current = set()
-    for namespace_id in ledger.namespace_ids():
-        head = ledger.head(namespace_id)
-        if head is not None:
-            current.add(f"{namespace_id.hex()}.{head.generation}{SUFFIX}")
+    current = current_files(ledger)
     for path in (directory / VECTORS).iterdir():
         # Nothing but our own: a directory may be shared with a user's files.
         if generation_of(path) is not None and path.name not in current:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embstore.backends.base import Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
-from embstore.backends.disk import repair
+from embstore.backends.disk import repair, runs
 from embstore.backends.disk.eviction import Eviction
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS
@@ -86,6 +87,12 @@ class DiskBackend:
 
     def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         """See :class:`~embstore.backends.base.Backend`. No SQL if everything is known and found."""
+        if len(digests) == 1:
+            with INDEX:
+                shelf = self._shelves.get(namespace.id)
+                vector = None if shelf is None else shelf.vector(digests[0])
+            if vector is not None:
+                return vector, np.ones(1, np.bool_)
         query = as_digests(digests)
         found = self._read(namespace.id, query, partly=False)
         if found is None:
@@ -137,7 +144,11 @@ class DiskBackend:
         self._pending.flush_if_due(ledger)
         self._eviction.make_room(ledger, vectors.nbytes)
         with LEDGER:
-            return self._commit(ledger, namespace, query, vectors, seconds, owner)
+            shelf, new = self._commit(ledger, namespace, query, vectors, seconds, owner)
+        # Of what is committed: only that the next process has to sort more is lost by failing.
+        with contextlib.suppress(OSError):
+            shelf.keep()
+        return new
 
     def _commit(
         self,
@@ -147,7 +158,7 @@ class DiskBackend:
         vectors: Array,
         seconds: float,
         owner: bytes | None,
-    ) -> Found:
+    ) -> tuple[Shelf, Found]:
         made: list[Shelf] = []
         old: list[tuple[Path, str]] = []
 
@@ -179,7 +190,7 @@ class DiskBackend:
         for path, warning in old:
             repair.unlink_for_good(ledger, [path])
             self._warnings.warn(warning)
-        return new
+        return shelf, new
 
     def _make_shelf(self, ledger: Ledger, namespace: Namespace, vectors: Array) -> Shelf:
         dtype, dim = vectors.dtype.newbyteorder("<").str, vectors.shape[1]
@@ -293,7 +304,7 @@ class DiskBackend:
         for file in self._vectors.glob(f"{namespace.id.hex()}.*{SUFFIX}"):
             # Another process may have begun the next generation.
             if (generation_of(file) or 0) <= head.generation:
-                file.unlink(missing_ok=True)
+                runs.unlink(file)
         return head.rows - head.deleted
 
     def scan(self, namespace: Namespace) -> Iterator[tuple[list[bytes], Array]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from embstore.backends.base import CompactReport, Found, NamespaceInfo
+from embstore.backends.disk import runs
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS, file_mode
@@ -145,7 +146,7 @@ def unlink_for_good(ledger: Ledger, files: Iterable[Path]) -> None:
     with contextlib.suppress(StoreError):
         ledger.sync()
         for file in files:
-            file.unlink(missing_ok=True)
+            runs.unlink(file)
 
 
 def keep_only(
@@ -229,7 +230,9 @@ def _remove_strangers(directory: Path, ledger: Ledger) -> None:
     current = current_files(ledger)
     for path in (directory / VECTORS).iterdir():
         # Nothing but our own: a directory may be shared with a user's files.
-        if generation_of(path) is not None and path.name not in current:
+        if (generation_of(path) is not None and path.name not in current) or (
+            runs.vector_file_of(path) not in (None, *current)
+        ):
             path.unlink(missing_ok=True)
 
 
@@ -301,7 +304,7 @@ def rebuild(directory: Path, timeout: float, seed: int) -> tuple[Ledger, int]:
     read = {header.file_name for header in found}
     for path in old_files:
         if path.name in read:
-            path.unlink(missing_ok=True)
+            runs.unlink(path)
         else:
             # Nobody can say any more whose rows these are.
             path.rename(path.with_name(f"{path.name}{_ASIDE}"))

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from embstore.backends.base import Found
+from embstore.backends.disk import runs
 from embstore.backends.disk.index import DigestIndex
 from embstore.backends.disk.vectors import Header, VectorFile
 from embstore.backends.rows import Array, Digests, Rows, as_digests
 from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE
+from embstore.locks import INDEX
 
 
 class Shelf:
@@ -33,6 +36,9 @@ class Shelf:
         self.marked_until = 0.0
         self._changes = 0
         self._index = DigestIndex()
+        self._vectors = directory
+        self._keep_at = runs.KEPT_ROWS
+        self._kept: list[runs.KeptRun] = []
         self._sound = np.zeros(0, np.bool_)
         self._used = np.zeros(0, np.bool_)
         self._damaged: set[int] = set()
@@ -49,13 +55,66 @@ class Shelf:
             )
         # In this order, so that an interrupt anywhere leaves something that can be gone on with.
         known = first + len(digests)
-        if known > len(self._sound):
-            size = max(known, 2 * len(self._sound))
-            self._used = np.append(self._used, np.zeros(size - len(self._used), np.bool_))
-            self._sound = np.append(self._sound, np.zeros(size - len(self._sound), np.bool_))
-        self._sound[first:known] = sound
+        self._grow(known)
+        if sound:
+            self._sound[first:known] = True
         self._index.extend(digests, first)
         self.known = known
+
+    def _grow(self, known: int) -> None:
+        if known > len(self._sound):
+            # Zeros that nobody touches take no memory.
+            more = np.zeros(max(known, 2 * len(self._sound)) - len(self._sound), np.bool_)
+            self._used = np.append(self._used, more) if len(self._used) else more.copy()
+            self._sound = np.append(self._sound, more) if len(self._sound) else more
+
+    # --- sorted runs in files -------------------------------------------------------------------
+
+    def recall(self, rows: int) -> None:
+        """Take what lies sorted in files of the first of ``rows`` rows, if that is more than what
+        was taken before."""
+        kept = [run for run in runs.kept_runs(self._vectors, self.header, rows) if self._is_of(run)]
+        if kept and kept[-1].stop > self._index.kept_rows:
+            self._grow(kept[-1].stop)
+            self._index.take_over(kept)
+            self._kept = kept
+            self.known = max(self.known, kept[-1].stop)
+
+    def _is_of(self, run: runs.KeptRun) -> bool:
+        """Whether the last row is still the one it was: not in a store that was set back."""
+        last = self.file.rows(run.stop)[run.stop - 1 :]["digest"].tobytes()
+        return last in (run.last_digest, bytes(DIGEST_SIZE))
+
+    @property
+    def holds_much(self) -> bool:
+        """Whether so much is held in memory that it should lie in a file."""
+        return self.known - self._index.kept_rows >= runs.KEPT_ROWS
+
+    def keep(self) -> None:
+        """Sort what is not sorted in files yet into one, if it is much. Not under ``locks.INDEX``,
+        which others need meanwhile.
+
+        Raises:
+            OSError: if it cannot be written. It is tried again later.
+        """
+        if not self.holds_much or self.known < self._keep_at:
+            return
+        with INDEX:
+            self.recall(self.known)
+            known, kept = self.known, self._kept
+            self._keep_at = known + runs.KEPT_ROWS // 8
+            new = self._index.in_memory(known)
+            last = self.file.rows(known)[known - 1 :]["digest"].tobytes()
+        if self.holds_much and runs.keep(self._vectors, self.header, kept, new, last):
+            with INDEX:
+                self.recall(known)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that lies in files can still be read."""
+        return all(run.is_whole() for run in self._kept)
+
+    # --- look-ups -------------------------------------------------------------------------------
 
     def locate(self, digests: Digests) -> Rows:
         """The number of a sound row for each of (n, 2) digests; -1 where there is none.
@@ -75,19 +134,26 @@ class Shelf:
             # Nearly always, and half the time of what follows.
             self._used[rows] = True
             return rows
-        present = (rows >= 0) & (rows < len(mapped))
-        if not present.any():
-            return np.where(present, rows, -1)
-        stored = mapped["digest"][np.where(present, rows, 0)]
-        sound = present & (stored[:, 0] == digests[:, 0]) & (stored[:, 1] == digests[:, 1])
-        unchecked = np.unique(rows[sound][~self._sound[rows[sound]]])
-        if len(unchecked):
-            self._check(mapped, unchecked)
-            sound[sound] = self._sound[rows[sound]]
-        for number in np.flatnonzero((rows >= 0) & ~sound).tolist():
-            rows[number] = self._search(mapped, digests[number])
+        waiting = np.flatnonzero(rows >= 0)
+        while len(waiting):
+            refused = ~self._are_of(mapped, rows[waiting], digests[waiting])
+            waiting = waiting[refused]
+            # That row was deleted, is damaged, or another text's.
+            rows[waiting] = self._index.after(digests[waiting], rows[waiting])
+            waiting = waiting[rows[waiting] >= 0]
         self._used[rows[rows >= 0]] = True
         return rows
+
+    def _are_of(self, mapped: Array, rows: Rows, digests: Digests) -> Found:
+        """Which rows are sound and have these digests."""
+        present = rows < len(mapped)
+        stored = mapped["digest"][np.where(present, rows, 0)] if present.any() else digests
+        same: Found = present & (stored == digests).all(axis=1)
+        unchecked = np.unique(rows[same][~self._sound[rows[same]]])
+        if len(unchecked):
+            self._check(mapped, unchecked)
+            same[same] = self._sound[rows[same]]
+        return same
 
     def _check(self, mapped: Array, rows: Rows) -> None:
         passed = mapped["checksum"][rows] == self.file.format.checksums(mapped, rows.tolist())
@@ -96,15 +162,20 @@ class Shelf:
         self.corrupt += len(damaged - self._damaged)
         self._damaged |= damaged
 
-    def _search(self, mapped: Array, digest: Digests) -> int:
-        """The one-by-one way: the row proposed first was deleted, damaged, or another text's."""
-        for row in self._index.candidates(int(digest[0])):
-            if row < len(mapped) and (mapped["digest"][row] == digest).all():
-                if not self._sound[row]:
-                    self._check(mapped, np.array([row]))
-                if self._sound[row]:
-                    return row
-        return -1
+    def vector(self, digest: bytes) -> Array | None:
+        """The vector of one digest, (1, dim), fresh; None if :meth:`locate` has to look closer.
+
+        Eight calls of numpy less: 3 µs where that takes 30.
+        """
+        row = self._index.find_one(int.from_bytes(digest[:8], "little"))
+        if row < 0 or row >= len(self.file.rows(self.known)):
+            return None
+        if self._changes != self.file.changes or not self._sound.item(row):
+            return None
+        if not self.file.holds(row, digest):
+            return None
+        self._used[row] = True
+        return self.file.vector(row)
 
     def vectors(self, rows: Rows) -> Array:
         """The vectors of rows just located, (n, dim), fresh and C-contiguous; zeros for row -1."""

@@ -28,7 +28,11 @@ class Shelves:
 
     def get(self, namespace_id: bytes) -> Shelf | None:
         """What is known of a namespace so far."""
-        return self._shelves.get(namespace_id)
+        shelf = self._shelves.get(namespace_id)
+        if shelf is not None and not shelf.is_whole:
+            self.drop(namespace_id)  # a file of its index was cut short: it is read anew
+            shelf = None
+        return shelf
 
     def add(self, shelf: Shelf) -> None:
         """Know another one."""
@@ -41,7 +45,7 @@ class Shelves:
             self.read_files(namespace_id)
             return
         head = ledger.head(namespace_id)
-        shelf = self._shelves.get(namespace_id)
+        shelf = self.get(namespace_id)
         here = (shelf.header.generation, shelf.known) if shelf is not None else None
         if here != (head[:2] if head is not None else None):
             ledger.snapshot(lambda: self.learn(ledger, namespace_id))
@@ -49,7 +53,7 @@ class Shelves:
     def learn(self, ledger: Ledger, namespace_id: bytes) -> Shelf | None:
         """The shelf as the ledger has it now. In a snapshot or transaction."""
         head = ledger.head(namespace_id)
-        shelf = self._shelves.get(namespace_id)
+        shelf = self.get(namespace_id)
         used: list[bytes] = []
         if shelf is not None and (head is None or shelf.header.generation != head.generation):
             with INDEX:
@@ -65,10 +69,13 @@ class Shelves:
                     "the registry has lost a namespace", path=str(self._vectors.parent)
                 )
             shelf = Shelf(self._vectors, Header(ledger.seed, head.generation, *entry))
+            shelf.recall(head.rows)
         if shelf.known < head.rows:
             batches = ledger.batches(namespace_id, head.generation, shelf.known)
             with INDEX:
                 learn_all(shelf, batches)
+                if shelf.holds_much:
+                    shelf.recall(head.rows)
         if shelf.known != head.rows:
             raise StoreDamagedError(
                 "batches are missing in the ledger", path=str(self._vectors.parent)

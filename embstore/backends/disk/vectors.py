@@ -31,7 +31,7 @@ from xxhash import xxh3_64_intdigest
 from embstore.backends.disk.location import file_mode
 from embstore.backends.rows import Array, RowFormat, Rows
 from embstore.errors import EmbstoreError, StoreDamagedError, StoreError, StoreRefusedError
-from embstore.keys import Namespace, canonical_json
+from embstore.keys import DIGEST_SIZE, Namespace, canonical_json
 
 MAGIC = b"embstore"
 FORMAT = 1
@@ -169,6 +169,8 @@ class VectorFile:
         self.format = header.row_format()
         self._start = header.size
         self.mapped = np.empty(0, self.format.dtype)
+        self._vectors = self.mapped["vector"]
+        self._bytes = memoryview(b"")
         self.changes = 0
         self._compared_at = -1
         """When the header was last compared, by that count."""
@@ -230,7 +232,7 @@ class VectorFile:
         self._write_fd = os.open(self.path, flags, 0o600)
         try:
             os.fchmod(self._write_fd, file_mode(self.path.parent.parent))
-            _pwrite(self._write_fd, self.header.to_bytes(), 0)
+            pwrite(self._write_fd, self.header.to_bytes(), 0)
         except OSError:
             self.close()
             raise
@@ -260,6 +262,15 @@ class VectorFile:
             self._map(present)
         return self.mapped[:count]
 
+    def holds(self, row: int, digest: bytes) -> bool:
+        """Whether a row that is :attr:`mapped` has this digest."""
+        start = self._start + row * self.format.stride + 8
+        return self._bytes[start : start + DIGEST_SIZE] == digest
+
+    def vector(self, row: int) -> Array:
+        """The vector of a row that is :attr:`mapped`, (1, dim), a copy."""
+        return self._vectors[row : row + 1].copy()
+
     def count_rows(self) -> int:
         """How many rows there may be, by the file's length without the hole at its end, if any."""
         self.rows(0)
@@ -286,6 +297,8 @@ class VectorFile:
         except (OSError, ValueError) as error:  # ValueError: it was cut short just now
             raise StoreError(f"cannot map {self.path}: {error}", path=str(self.path)) from error
         self.mapped = np.frombuffer(view, self.format.dtype, present, self._start)
+        self._vectors = self.mapped["vector"]
+        self._bytes = memoryview(view)
 
     def write(self, first: int, rows: Array) -> None:
         """Write ``rows`` from row number ``first`` on. They count once the ledger says so.
@@ -295,7 +308,7 @@ class VectorFile:
         """
         fd = self._writable()
         self._look(os.fstat(fd))
-        _pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
+        pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
         now = os.fstat(fd)
         self._seen = now.st_mtime_ns, now.st_size
 
@@ -306,7 +319,7 @@ class VectorFile:
         vector that belongs to it.
         """
         for row in rows.tolist():
-            _pwrite(self._writable(), bytes(24), self._start + row * self.format.stride)
+            pwrite(self._writable(), bytes(24), self._start + row * self.format.stride)
 
     def sync(self) -> None:
         """Wait until the disk has everything."""
@@ -332,7 +345,12 @@ class VectorFile:
         self._read_fd = self._write_fd = -1
 
 
-def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
+def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data``.
+
+    Raises:
+        OSError: if it cannot all be written.
+    """
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)

@@ -59,6 +59,14 @@ class MemoryTier:
         """Whether anything may be kept at all."""
         return self._limit > 0 and self._maxsize > 0
 
+    def get(self, key: bytes) -> bytes | None:
+        """:meth:`get_many` for one key."""
+        with self._lock:
+            row = self._rows.get(key)
+            if row is not None:
+                self._rows.move_to_end(key)
+        return row
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The row of each key, or None; those found become the most recently used."""
         if not self._rows:

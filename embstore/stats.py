@@ -95,7 +95,18 @@ def format_bytes(count: int | float) -> str:
     return f"{count:.1f} TiB"
 
 
-_COUNTED = frozenset(field.name for field in fields(Stats))
+class _Tally:
+    """What was looked up under one namespace."""
+
+    __slots__ = ("deduplicated", "disk_hits", "hits", "memory_hits", "misses", "taken")
+
+    def __init__(self) -> None:
+        self.hits = self.misses = self.memory_hits = self.disk_hits = self.deduplicated = 0
+        self.taken = (0, 0)
+
+
+_LOOKED_UP = ("hits", "misses", "memory_hits", "disk_hits", "deduplicated")
+_COUNTED = frozenset(field.name for field in fields(Stats)) - {*_LOOKED_UP}
 
 
 class Counters:
@@ -103,6 +114,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
+        self._tallies: dict[bytes, _Tally] = {}
 
     def add(self, **amounts: int | float) -> None:
         """Add each amount to the figure of its name."""
@@ -111,7 +123,63 @@ class Counters:
                 assert name in _COUNTED, name
                 self._values[name] = self._values.get(name, 0) + amount
 
+    def looked_up(
+        self,
+        namespace_id: bytes,
+        hits: int,
+        misses: int,
+        *,
+        memory_hits: int = 0,
+        disk_hits: int = 0,
+        deduplicated: int = 0,
+    ) -> None:
+        """Count a look-up."""
+        with COUNTERS:
+            tally = self._tallies.get(namespace_id) or self._begin(namespace_id)
+            tally.hits += hits
+            tally.misses += misses
+            tally.memory_hits += memory_hits
+            tally.disk_hits += disk_hits
+            tally.deduplicated += deduplicated
+
+    def looked_up_one(self, namespace_id: bytes, *, from_memory: bool, found: bool) -> None:
+        """Count a look-up of one text."""
+        with COUNTERS:
+            tally = self._tallies.get(namespace_id) or self._begin(namespace_id)
+            if from_memory:
+                tally.memory_hits += 1
+            elif found:
+                tally.disk_hits += 1
+            else:
+                tally.misses += 1
+                return
+            tally.hits += 1
+
+    def _begin(self, namespace_id: bytes) -> _Tally:
+        return self._tallies.setdefault(namespace_id, _Tally())
+
+    def hits(self, namespace_id: bytes) -> int:
+        """Texts found under a namespace."""
+        with COUNTERS:
+            tally = self._tallies.get(namespace_id)
+            return 0 if tally is None else tally.hits
+
+    def take_counts(self) -> dict[bytes, tuple[int, int]]:
+        """Hits and misses since this was last asked, by namespace id."""
+        found = {}
+        with COUNTERS:
+            for namespace_id, tally in self._tallies.items():
+                hits, misses = tally.hits - tally.taken[0], tally.misses - tally.taken[1]
+                if hits or misses:
+                    found[namespace_id] = hits, misses
+                    tally.taken = tally.hits, tally.misses
+        return found
+
     def snapshot(self, **others: int | float) -> Stats:
         """The figures now, with ``others`` put in for those that are not counted here."""
         with COUNTERS:
-            return Stats(**{**self._values, **others})
+            looked_up = {
+                name: sum(getattr(tally, name) for tally in self._tallies.values())
+                for name in _LOOKED_UP
+            }
+            return Stats(**{**self._values, **looked_up, **others})

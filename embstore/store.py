@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal
@@ -103,7 +102,6 @@ class EmbeddingStore:
         self._faults = Faults(self.location, on_error)
         memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._counters = Counters()
-        self._hits: Counter[bytes] = Counter()
         self._write_after = 0.0
         limit = parse_bytes(size_limit)
         self._backend: Backend | None = self._faults.guard(
@@ -118,6 +116,8 @@ class EmbeddingStore:
             None,
         )
         self._tiers = Tiers(memory, self._backend, self._faults)
+        if self._backend is not None:
+            self._backend.watch(memory.take_used, self._counters.take_counts)
         self.claims = Claims(None if read_only else self._backend)
         if self._backend is not None:
             seed = self._backend.seed
@@ -211,31 +211,30 @@ class EmbeddingStore:
 
         ``again`` means that these were looked up before, and are counted as misses already.
         """
+        if len(digests) == 1 and not again:
+            vectors, found, from_memory = self._tiers.find_one(namespace, digests[0])
+            hit = found.item()
+            self._counters.looked_up_one(namespace.id, from_memory=from_memory, found=hit)
+            return vectors, found
         vectors, found, in_memory = self._tiers.find(namespace, digests)
         absent = [] if found.all() else np.flatnonzero(~found).tolist()
         present = len(digests) - len(absent)
         misses = len({digests[number] for number in absent})
         hits, misses = (present, -present) if again else (len(digests) - misses, misses)
         memory_hits = int(np.count_nonzero(in_memory))
-        self._counters.add(
-            hits=hits,
-            misses=misses,
+        self._counters.looked_up(
+            namespace.id,
+            hits,
+            misses,
             memory_hits=memory_hits,
             disk_hits=present - memory_hits,
             deduplicated=0 if again else len(digests) - len(set(digests)),
         )
-        self._note(namespace, hits, misses)
         return vectors, found
-
-    def _note(self, namespace: Namespace, hits: int, misses: int) -> None:
-        self._hits[namespace.id] += hits
-        if self._backend is not None:
-            self._backend.count(namespace, hits, misses)
 
     def count_shared(self, namespace: Namespace, texts: int) -> None:
         """Count texts as found that were counted as misses: another call had them computed."""
-        self._counters.add(hits=texts, misses=-texts, deduplicated=texts)
-        self._note(namespace, texts, -texts)
+        self._counters.looked_up(namespace.id, texts, -texts, deduplicated=texts)
 
     def keep(
         self,
@@ -247,11 +246,10 @@ class EmbeddingStore:
     ) -> bool:
         """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took. The
         claim of ``owner`` ends with it. Whether it could be done."""
-        if vectors.dtype.kind == "f":
+        if vectors.dtype.kind == "f" and not np.isfinite(vectors).all():
             finite = np.isfinite(vectors).all(axis=1)
-            if not finite.all():
-                digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
-                vectors = vectors[finite]
+            digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
+            vectors = vectors[finite]
         stored: Found | None = None
         backend = self._backend
         if backend is not None and not self._read_only and time.monotonic() >= self._write_after:
@@ -269,7 +267,7 @@ class EmbeddingStore:
             # The others were stored before, by somebody else: theirs is the vector to be found.
             digests = [digests[number] for number in np.flatnonzero(stored).tolist()]
             vectors = vectors[stored]
-        self._tiers.admit(namespace, digests, vectors)
+        self._tiers.keep(namespace, digests, vectors, stored=stored is not None)
         return stored is not None
 
     # --- what is known of models ----------------------------------------------------------------
@@ -369,7 +367,7 @@ class EmbeddingStore:
             infos = self._faults.guard(backend.namespaces, infos)
         size = self._faults.guard(backend.size, 0) if backend is not None else 0
         saved = sum(
-            self._hits[info.namespace.id] * info.encode_seconds / info.computed
+            self._counters.hits(info.namespace.id) * info.encode_seconds / info.computed
             for info in infos
             if info.computed
         )

@@ -164,7 +164,7 @@ def test_a_scan_of_a_corpus_does_not_push_out_what_is_hot(tmp_path: Path) -> Non
     with EmbeddingStore(tmp_path, maxsize=5) as store:
         hot = corpus[:5]
         assert memory_hits(store, hot) == 0
-        assert memory_hits(store, corpus) == 5
+        assert memory_hits(store, corpus) == 0, "a near backend is asked first for many texts"
         assert memory_hits(store, hot) == 5
 
 

@@ -53,11 +53,16 @@ def test_counting_loses_nothing_between_threads() -> None:
 
     def work(_: int) -> None:
         for _ in range(1000):
-            counters.add(hits=1, encode_seconds=0.5)
+            counters.add(encode_seconds=0.5)
+            counters.looked_up(b"one", 1, 0)
+            counters.looked_up_one(b"other", from_memory=False, found=True)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    assert counters.snapshot(entries=3) == Stats(hits=8000, encode_seconds=4000.0, entries=3)
+    expected = Stats(hits=16000, disk_hits=8000, encode_seconds=4000.0, entries=3)
+    assert counters.snapshot(entries=3) == expected
+    assert counters.take_counts() == {b"one": (8000, 0), b"other": (8000, 0)}
+    assert counters.take_counts() == {}
 
 
 def test_a_repeat_inside_a_call_is_a_hit(tmp_path: Path) -> None:

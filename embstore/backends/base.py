@@ -111,6 +111,10 @@ class Backend(Protocol):
     location: str
     """Where the rows are, as its users would write it."""
 
+    is_near: bool
+    """Whether it answers many digests as quickly as a dict in memory does, as a local disk can. Of
+    what such a backend has, the memory tier keeps only what is looked up by the piece."""
+
     @property
     def seed(self) -> int:
         """The seed of all digests."""
@@ -159,12 +163,20 @@ class Backend(Protocol):
     def release(self, namespace: Namespace, owner: bytes) -> None:
         """End a claim; nothing happens if there is none."""
 
-    def count(self, namespace: Namespace, hits: int, misses: int) -> None:
-        """Count texts found and not found, for :meth:`namespaces`. Writes nothing yet."""
+    def watch(
+        self,
+        take_used: Callable[[], Mapping[bytes, list[bytes]]],
+        take_counts: Callable[[], Mapping[bytes, tuple[int, int]]],
+    ) -> None:
+        """Be told how to ask what stands in front of this, for all that is new since it was last
+        asked; to be asked now and then, before anything is dropped for not being used, and at last
+        when this is closed.
 
-    def watch(self, take_used: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
-        """Be told how to ask what a tier in front has answered since it was last asked: digests by
-        namespace id. It is asked before anything is dropped for not being used."""
+        Args:
+            take_used: gives the digests that were answered there, by namespace id.
+            take_counts: gives the hits and misses of all look-ups, by namespace id: what
+                :meth:`namespaces` sums up.
+        """
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
         """Delete vectors; returns how many there were."""

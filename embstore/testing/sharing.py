@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,9 @@ class SharingConformance:
         digests, second = make_digests(3), reopen()
         for each in (backend, second):
             each.put_many(A, digests, true_vectors(A, digests), 0.5)
-            each.count(A, 10, 4)
-            each.count(A, 1, -1)
+            counts = [{A.id: (1, -1)}, {A.id: (10, 4)}]
+            each.watch(dict, partial(_pop, counts))
+            each.namespaces()
         own = backend.namespaces()[0]
         assert (own.hits, own.misses) == (11, 3), "its own are known at once"
         backend.close()
@@ -148,3 +150,7 @@ class SharingConformance:
         assert backend.prune(older_than=1500.0) == 0
         assert backend.prune(A, older_than=1500.0, max_size=10**9) == 0
         assert backend.get_many(A, digests)[1].all()
+
+
+def _pop(counts: list[dict[bytes, tuple[int, int]]]) -> dict[bytes, tuple[int, int]]:
+    return counts.pop() if counts else {}

@@ -52,6 +52,7 @@ class DiskBackend:
     """
 
     schemes = ("disk",)
+    is_near = True
 
     def __init__(
         self,
@@ -244,13 +245,14 @@ class DiskBackend:
 
     # --- what was used, and what goes -----------------------------------------------------------
 
-    def count(self, namespace: Namespace, hits: int, misses: int) -> None:
-        """See :class:`~embstore.backends.base.Backend`."""
-        self._pending.count(namespace.id, hits, misses)
-
-    def watch(self, take_used: Callable[[], Mapping[bytes, list[bytes]]]) -> None:
+    def watch(
+        self,
+        take_used: Callable[[], Mapping[bytes, list[bytes]]],
+        take_counts: Callable[[], Mapping[bytes, tuple[int, int]]],
+    ) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
         self._pending.used_elsewhere = take_used
+        self._pending.counted_elsewhere = take_counts
 
     def prune(
         self,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import sqlite3
 import threading
@@ -31,7 +30,8 @@ from diskcache.core import DBNAME, MODE_RAW
 
 from embstore.backends.disk.raw import RawDisk, expect_bytes
 from embstore.backends.disk.sealed import Sealed
-from embstore.errors import StoreDamagedError, StoreError
+from embstore.backends.disk.sqlite_faults import FaultsNamed
+from embstore.errors import StoreError
 from embstore.locks import BEFORE_FORK, LEDGER
 
 T = TypeVar("T")
@@ -39,8 +39,8 @@ T = TypeVar("T")
 FILE: str = DBNAME
 """cache.db"""
 
-_PATIENCE = 200
-"""Milliseconds that SQLite waits for the write lock by itself: nothing can interrupt it then."""
+_PATIENCE = 0.2
+"""Seconds that SQLite waits for the write lock by itself: nothing can interrupt it then."""
 
 _SETTINGS = {
     "statistics": 0,
@@ -61,13 +61,16 @@ _PRAGMAS = (
     "PRAGMA mmap_size = 0",
     "PRAGMA synchronous = NORMAL",
 )
-_DAMAGE = {
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_FORMAT,
-    sqlite3.SQLITE_ERROR,  # a table or column that is gone: the SQL itself is constant
-    sqlite3.SQLITE_MISMATCH,
-}
+_UNUSED = (
+    *(
+        f"DROP TRIGGER IF EXISTS Settings_{name}"
+        for name in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
+    ),
+    "DROP INDEX IF EXISTS Cache_expire_time",
+    "DROP INDEX IF EXISTS Cache_store_time",
+)
+"""What diskcache keeps for statistics and eviction by the clock: a third of a small commit's
+time."""
 
 
 class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no types
@@ -93,6 +96,8 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         self._inode = 0
         self.meta = b""
         self._idle_since: tuple[int, ...] | None = None
+        self._is_impatient = False
+        self._faults_named = FaultsNamed(self.path, is_written=self._mode == "rw")
         self._directory = str(directory)
         self._timeout = timeout
         self._local = threading.local()
@@ -107,6 +112,8 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
                 # The tables are diskcache's own work. Not told where they are: it expands
                 # variables in a directory's name, and makes the directory it gets.
                 super().__init__(os.sep, timeout, RawDisk, **_SETTINGS)
+                for statement in _UNUSED:
+                    self._con.execute(statement)
             self._directory = str(directory)
 
     # --- one connection, one lock, faults named -------------------------------------------------
@@ -116,6 +123,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         if self._connection is None:
             mode = f"mode={self._mode}"
             self._idle_since = None
+            self._is_impatient = False
             if self._mode in ("ro", "immutable"):
                 # Without a log, the file is all there is. SQLite would make log and shared memory.
                 state = self._state()
@@ -168,41 +176,15 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
     def __getstate__(self) -> NoReturn:
         raise TypeError("a ledger is opened anew in each process")
 
-    @contextlib.contextmanager
-    def faults(self) -> Iterator[None]:
-        """Raise what SQLite and the system raise as this class's own errors."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            if self._is_damage(error):
-                self.damaged(str(error), error)
-            why, full = f"{self.path}: {error}", {}
-            if self._is_disk_full():  # which SQLite calls an I/O error, now and then
-                why, full = f"{why}: the disk is full", {"errno": errno.ENOSPC}
-            raise StoreError(why, path=str(self.path), **full) from error
-        except UnicodeDecodeError as error:  # of a name in SQLite's schema
-            self.damaged(str(error), error)
-        except OSError as error:
-            raise StoreError(f"{self._directory}: {error}", path=self._directory) from error
+    def faults(self) -> FaultsNamed:
+        """``with`` this, what SQLite and the system raise is raised as an error of embstore."""
+        if self._is_impatient and self._is_idle:
+            self._wait_for(self._timeout)
+        return self._faults_named
 
-    def _is_disk_full(self) -> bool:
-        try:
-            return os.statvfs(self._directory).f_bavail == 0
-        except OSError:
-            return False
-
-    def _is_damage(self, error: sqlite3.Error) -> bool:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is None:  # the sqlite3 module's own: a text that is not UTF-8, for one
-            return not isinstance(error, sqlite3.ProgrammingError)
-        if code & 0xFF == sqlite3.SQLITE_READONLY and self._mode == "rw":
-            # Of a file that can be written it means a format that SQLite never wrote.
-            return os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
-        return code & 0xFF in _DAMAGE
-
-    def damaged(self, why: str, cause: Exception | None = None) -> NoReturn:
+    def damaged(self, why: str) -> NoReturn:
         """Raise StoreDamagedError."""
-        raise StoreDamagedError(f"{self.path} is damaged: {why}", path=str(self.path)) from cause
+        self._faults_named.damaged(why)
 
     def _state(self) -> tuple[int, ...]:
         stat = os.stat(self.path)
@@ -252,19 +234,21 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> bool:
         """Try for a while to take the write lock."""
-        connection.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+        if not self._is_impatient:
+            self._wait_for(_PATIENCE, impatient=True)
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
             return False
-        finally:
-            self._be_patient()
         return True
 
-    def _be_patient(self) -> None:
-        self._con.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+    def _wait_for(self, seconds: float, *, impatient: bool = False) -> None:
+        """How long statements wait for a lock. One transaction after the other leaves it as it is:
+        setting it takes as long as a query."""
+        self._is_impatient = impatient
+        self._con.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
     def snapshot(self, work: Callable[[], T]) -> T:
         """Do ``work``, which sees one state of the file throughout, whatever others commit
@@ -344,7 +328,6 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
     def vacuum(self) -> None:
         """Give back free pages. Not in a transaction."""
         with LEDGER, self.faults():
-            self._be_patient()
             self._con.execute("VACUUM")
         self.sync()
 
@@ -355,7 +338,6 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         deadline = time.monotonic() + self._timeout
         while True:
             with LEDGER, self.faults():
-                self._be_patient()
                 if not self._con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                     return
             # Of another checkpoint, SQLite does not wait for the end.

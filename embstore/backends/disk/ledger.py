@@ -28,8 +28,9 @@ from embstore.errors import EmbstoreError, StoreDamagedError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
 
-MERGE_LIMIT = 65536
-"""Rows in a batch entry beyond which it is left as it is: 1 MiB of digests."""
+MERGE_LIMIT = 8192
+"""Rows in a batch entry beyond which it is left as it is: 128 KiB of digests. Each digest is
+written as often as merging doubles its entry, to the log and again to the file."""
 
 _HEAD = struct.Struct("<QQQ")
 _POSITION = struct.Struct(">QQ")
@@ -200,7 +201,7 @@ class Ledger:
 
         Neighbours no larger than the new entry are merged into it, as carries are in a binary
         counter: a million commits of one text leave some thirty entries, and each digest is
-        rewritten at most 16 times.
+        rewritten at most 13 times.
         """
         prefix = _key(b"b", namespace_id, head.generation)
         with self._cache.faults():

@@ -35,27 +35,31 @@ class Pending:
 
     Attributes:
         used_elsewhere: gives what was read without this backend hearing of it.
+        counted_elsewhere: gives hits and misses of all look-ups.
     """
 
     used_elsewhere: Callable[[], Mapping[bytes, list[bytes]]] = dict
+    counted_elsewhere: Callable[[], Mapping[bytes, tuple[int, int]]] = dict
 
     def __init__(self, session: Session, shelves: Shelves) -> None:
         self._session = session
         self._shelves = shelves
-        self._hits: Counter[bytes] = Counter()
-        self._misses: Counter[bytes] = Counter()
+        self._hits: Counter[bytes]
+        self._misses: Counter[bytes]
+        self._begin()
         self._due = time.monotonic() + _EVERY
         _OPEN.add(self)
         _flush_at_workers_end()
 
-    def count(self, namespace_id: bytes, hits: int, misses: int) -> None:
-        """Count a look-up."""
-        with COUNTERS:
-            self._hits[namespace_id] += hits
-            self._misses[namespace_id] += misses
+    def _count(self) -> None:
+        for namespace_id, (hits, misses) in self.counted_elsewhere().items():
+            with COUNTERS:
+                self._hits[namespace_id] += hits
+                self._misses[namespace_id] += misses
 
     def of(self, namespace_id: bytes) -> tuple[int, int]:
         """Hits and misses that the ledger does not know yet."""
+        self._count()
         return self._hits[namespace_id], self._misses[namespace_id]
 
     def flush_if_due(self, ledger: Ledger) -> None:
@@ -65,6 +69,10 @@ class Pending:
 
     def forget(self) -> None:
         """Leave it to another process: a forked child must not count what its parent did."""
+        self.counted_elsewhere()
+        self._begin()
+
+    def _begin(self) -> None:
         self._hits, self._misses = Counter(), Counter()
 
     def flush(self, ledger: Ledger, timeout: float | None = None) -> None:
@@ -80,9 +88,10 @@ class Pending:
         self._due = time.monotonic() + _EVERY
         for namespace_id, digests in self.used_elsewhere().items():
             self._shelves.use(namespace_id, digests)
+        self._count()
         with COUNTERS:
             hits, misses = self._hits, self._misses
-            self.forget()
+            self._begin()
         counted = {one for one in (*hits, *misses) if hits[one] or misses[one]}
         if not counted and not self._shelves.have_used():
             return

@@ -69,7 +69,8 @@ class Shelves:
                     "the registry has lost a namespace", path=str(self._vectors.parent)
                 )
             shelf = Shelf(self._vectors, Header(ledger.seed, head.generation, *entry))
-            shelf.recall(head.rows)
+            with INDEX:
+                shelf.recall(head.rows)
         if shelf.known < head.rows:
             batches = ledger.batches(namespace_id, head.generation, shelf.known)
             with INDEX:

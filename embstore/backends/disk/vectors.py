@@ -28,10 +28,12 @@ from pathlib import Path
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from embstore.backends.disk.descriptors import OpenFiles
 from embstore.backends.disk.location import file_mode
 from embstore.backends.rows import Array, RowFormat, Rows
 from embstore.errors import EmbstoreError, StoreDamagedError, StoreError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace, canonical_json
+from embstore.locks import INDEX, LEDGER
 
 MAGIC = b"embstore"
 FORMAT = 1
@@ -168,20 +170,20 @@ class VectorFile:
         self.header = header
         self.format = header.row_format()
         self._start = header.size
-        self.mapped = np.empty(0, self.format.dtype)
-        self._vectors = self.mapped["vector"]
-        self._bytes = memoryview(b"")
+        self._nothing = np.empty(0, self.format.dtype)
+        self._view(self._nothing, memoryview(b""))
         self.changes = 0
         self._compared_at = -1
         """When the header was last compared, by that count."""
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
+        """Inode, size and time of change."""
 
     def _look(self, now: os.stat_result) -> None:
-        seen = now.st_mtime_ns, now.st_size
+        seen = now.st_ino, now.st_size, now.st_mtime_ns
         if seen != self._seen:
+            before, self._seen = self._seen, seen
             # One that only grew was written by another process: rows never change.
-            self.changes += self._seen is None or seen[1] <= self._seen[1]
-            self._seen = seen
+            self.changes += before is None or seen[0] != before[0] or seen[1] <= before[1]
 
     def _open_again(self) -> bool:
         """Take the file that is in this one's place now, if it is the same (a restored copy)."""
@@ -230,6 +232,7 @@ class VectorFile:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._write_fd = os.open(self.path, flags, 0o600)
+        _WRITTEN.add(self)
         try:
             os.fchmod(self._write_fd, file_mode(self.path.parent.parent))
             pwrite(self._write_fd, self.header.to_bytes(), 0)
@@ -248,6 +251,7 @@ class VectorFile:
         try:
             if self._read_fd < 0:
                 self._read_fd = open_regular(self.path)
+                _READ.add(self)
             now = os.fstat(self._read_fd)
             if not now.st_nlink and self._open_again():
                 now = os.fstat(self._read_fd)
@@ -289,16 +293,18 @@ class VectorFile:
     def _map(self, present: int) -> None:
         # Of the whole file: it grows by small commits, and each map costs its page faults again.
         if not present:
-            self.mapped = np.empty(0, self.format.dtype)
+            self._view(self._nothing, memoryview(b""))
             return
         length = self._start + present * self.format.stride
         try:
             view = mmap.mmap(self._read_fd, length, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # ValueError: it was cut short just now
             raise StoreError(f"cannot map {self.path}: {error}", path=str(self.path)) from error
-        self.mapped = np.frombuffer(view, self.format.dtype, present, self._start)
-        self._vectors = self.mapped["vector"]
-        self._bytes = memoryview(view)
+        rows = np.frombuffer(view, self.format.dtype, present, self._start)
+        self._view(rows, memoryview(view))
+
+    def _view(self, rows: Array, raw: memoryview) -> None:
+        self.mapped, self._vectors, self._bytes = rows, rows["vector"], raw
 
     def write(self, first: int, rows: Array) -> None:
         """Write ``rows`` from row number ``first`` on. They count once the ledger says so.
@@ -310,7 +316,7 @@ class VectorFile:
         self._look(os.fstat(fd))
         pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
         now = os.fstat(fd)
-        self._seen = now.st_mtime_ns, now.st_size
+        self._seen = now.st_ino, now.st_size, now.st_mtime_ns
 
     def erase(self, rows: Rows) -> None:
         """Make the numbered rows invalid for every reader at once, by zeroing checksum and digest.
@@ -328,21 +334,33 @@ class VectorFile:
     def _writable(self) -> int:
         if self._write_fd < 0:
             self._write_fd = open_regular(self.path, os.O_RDWR)
+            _WRITTEN.add(self)
         return self._write_fd
 
     def __del__(self) -> None:
-        self._close_files()
+        self.close()
 
     def close(self) -> None:
         """Let go of the descriptors. Views handed out stay readable."""
-        self._close_files()
-        self.mapped = np.empty(0, self.format.dtype)
+        self.stop_reading()
+        self.stop_writing()
 
-    def _close_files(self) -> None:
-        for fd in (self._read_fd, self._write_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._read_fd = self._write_fd = -1
+    def stop_reading(self) -> None:
+        """Let go of the descriptor and the map, for now."""
+        fd, self._read_fd = self._read_fd, -1
+        if fd >= 0:
+            self._view(self._nothing, memoryview(b""))
+            os.close(fd)
+
+    def stop_writing(self) -> None:
+        """Let go of the descriptor that is written to, for now."""
+        fd, self._write_fd = self._write_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+_READ: OpenFiles[VectorFile] = OpenFiles(INDEX, VectorFile.stop_reading)
+_WRITTEN: OpenFiles[VectorFile] = OpenFiles(LEDGER, VectorFile.stop_writing)
 
 
 def pwrite(fd: int, data: bytes | memoryview, offset: int) -> None:

@@ -58,7 +58,7 @@ class Computer:
             for chunk, limit in plan:
                 began = time.perf_counter()
                 output = self._model.compute(
-                    [texts[position] for position in chunk], limit, **call.settings
+                    [texts[position] for position in chunk], limit, **call.recipe.settings
                 )
                 seconds = time.perf_counter() - began
                 plan.took(seconds)
@@ -73,7 +73,7 @@ class Computer:
         Raises:
             ModelChangedError: if the model is no longer what it was when they were looked up.
         """
-        lookup = Lookup.absent(self._store, group.call.namespace, texts, digests)
+        lookup = Lookup.absent(self._store, group.call.recipe.namespace, texts, digests)
         await self._together.run(self._compute_now, group.call, lookup, texts)
         return lookup.vectors()
 
@@ -86,7 +86,7 @@ class Computer:
         await self._alone.run(self._compute_now, call, call.lookup, call.texts)
 
     def _compute_now(self, call: Call, lookup: Lookup, texts: list[str]) -> None:
-        if not self._model.profile().same_vectors(call.profile):
+        if not self._model.profile().same_vectors(call.recipe.profile):
             raise ModelChangedError
         # Others may have computed some, until it was this one's turn.
         lookup.missing = lookup.look_again(lookup.missing)
@@ -99,7 +99,7 @@ class Computer:
             return Plan(work, fixed, _POOL_CHUNK_TEXTS)
         if not work.ahead or how.batch_size != "auto" or not self._model.is_tunable:
             return Plan(work, fixed)
-        place = Place.of(self._model.load(), call.profile, how.device)
+        place = Place.of(self._model.load(), call.recipe.profile, how.device)
         return TunedPlan(self._tuner, place, work, texts)
 
 

@@ -27,7 +27,7 @@ class Delegate:
     @property
     def model(self) -> Any:
         """The model itself; loads it if it is not."""
-        return self._model.load()
+        return self._model.share()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """The model's similarity of all pairs, (n, m) tensor; the model need not be loaded."""

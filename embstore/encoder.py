@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from embstore import upstream
-from embstore.call import Arguments, BatchSize, Call, Group, Namespaces
+from embstore.call import Arguments, BatchSize, Call, Group, Recipes
 from embstore.computing import Computer, ModelChangedError
 from embstore.delegate import Delegate
 from embstore.errors import CacheMissError
@@ -96,7 +96,7 @@ class CachedEncoder(Delegate):
         self.__dict__.update(self._fresh())
 
     store: EmbeddingStore
-    _namespaces: Namespaces
+    _recipes: Recipes
     _computer: Computer
     _lookups: Threads
     _desks: PerLoop[Desk[_Asked, Call]]
@@ -144,22 +144,12 @@ class CachedEncoder(Delegate):
             ValueError: for arguments that upstream refuses, even if every text is stored.
         """
         inputs = upstream.take_inputs(inputs, kwargs)
-        arguments = Arguments(
-            prompt_name=prompt_name,
-            prompt=prompt,
-            batch_size=batch_size,
-            show_progress_bar=show_progress_bar,
-            output_value=output_value,
-            precision=precision,
-            convert_to_numpy=convert_to_numpy,
-            convert_to_tensor=convert_to_tensor,
-            device=device,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            pool=pool,
-            chunk_size=chunk_size,
-            further=kwargs,
+        given = (
+            *(prompt_name, prompt, batch_size, show_progress_bar, output_value, precision),
+            *(convert_to_numpy, convert_to_tensor, device, normalize_embeddings, truncate_dim),
+            *(pool, chunk_size),
         )
+        arguments = self._recipes.arguments(given, kwargs)
         texts, singular = upstream.as_texts(inputs)
         if texts is None or not arguments.cacheable:
             return self._bypass(inputs, arguments)
@@ -281,22 +271,20 @@ class CachedEncoder(Delegate):
         texts, singular, how = asked
         while True:
             profile = profile_now()
-            upstream.check_arguments(profile, how.texts_a_batch, how.precision, how.further)
+            recipe = self._recipes.of(profile, how)
             if not isinstance(self._model, FunctionModel):
                 upstream.check_devices(how.device, how.pool, how.chunk_size, texts)
-            settings = how.for_computing(profile)
-            namespace = self._namespaces.of(profile, settings, how.further)
-            lookup = Lookup.find(self.store, namespace, texts)
+            lookup = Lookup.find(self.store, recipe.namespace, texts)
             if lookup.missing and self._on_miss == "raise":
                 lookup.raise_if_missing()
             if not lookup.missing or not self._changes_by_loading(profile):
-                return Call(how, texts, singular, profile, namespace, settings, lookup)
+                return Call(how, texts, singular, recipe, lookup)
 
     def _finish(self, call: Call) -> Any:
         how = call.arguments
         vectors = upstream.finish(
             call.lookup.vectors(),
-            profile=call.profile,
+            profile=call.recipe.profile,
             precision=how.precision,
             convert_to_numpy=how.convert_to_numpy,
             convert_to_tensor=how.convert_to_tensor,
@@ -366,7 +354,8 @@ class CachedEncoder(Delegate):
             "normalize_embeddings": arguments.get("normalize_embeddings", False),
             "truncate_dim": upstream.choose_dim(profile, arguments.get("truncate_dim")),
         }
-        return self._namespaces.of(profile, settings, {} if task is None else {"task": task})
+        further = {} if task is None else {"task": task}
+        return self._recipes.namespace(profile, settings, further, upstream.numerics())
 
     def refresh(self) -> None:
         """Take the model's identity anew at the next call, from all of its weights and settings.
@@ -387,7 +376,7 @@ class CachedEncoder(Delegate):
         limits, lookups = self._online, Threads(1)
         computer = Computer(self._model, self.store, limits.concurrency, self._coalesce)
         return {
-            "_namespaces": Namespaces(),
+            "_recipes": Recipes(),
             "_computer": computer,
             "_lookups": lookups,
             "_desks": PerLoop(lambda: Desk(self._look_up_all, lookups)),

@@ -1,11 +1,7 @@
 """The identity of a loaded model: its weights and every setting that reaches a vector.
 
-Two depths. :func:`fingerprint` reads everything (MiniLM: 50 ms). :class:`Watch` says at each call
-whether anything changed since, in 0.2 ms: it compares the identity, address and version counter of
-every parameter and buffer, some numbers out of each of them, and the settings of the
-model's modules and tokenizer. What it cannot see: a change of a few numbers made through
-``tensor.data`` or numpy, which leave torch's version counters alone, and a change of an attribute
-deep inside a transformers module. ``CachedEncoder.refresh()`` is for these; see docs/keys.md.
+:func:`fingerprint` reads everything (MiniLM: 50 ms); whether anything changed since is told by
+watch.py, at each call.
 """
 
 from __future__ import annotations
@@ -15,8 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from itertools import chain
-from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +21,10 @@ from embstore.errors import EmbstoreError
 from embstore.keys import canonical_json
 from embstore.plain import digest_tensor, plain, qualname
 
-_SAMPLES = 16
-"""Numbers that Watch compares of each tensor."""
-
-_LONG = 50
-"""Items of a list or dict beyond which Watch compares only whether it is the same one."""
-
-_SCALARS = (str, int, float, bool, bytes, type(None))
 _LIBRARIES = ("torch", "transformers", "sentence_transformers")
 _NOT_SETTINGS = {"training", "config", "tokenizer", "processor", "name_or_path"}
 _NOT_CONFIG = {"_name_or_path", "transformers_version", "_commit_hash", "name_or_path"}
-_TOKENIZER_SETTINGS = (
+TOKENIZER_SETTINGS = (
     "model_max_length",
     "padding_side",
     "truncation_side",
@@ -163,103 +150,9 @@ def describe(model: Any) -> dict[str, Any]:
     return found
 
 
-class Watch:
-    """Whether a loaded model is still the one whose fingerprint was taken."""
-
-    def __init__(self, model: Any) -> None:
-        # Held, not only their ids: those of what is collected are given to something new.
-        own = [vars(module) for module in model.modules()]
-        kinds = ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
-        self._dicts: list[dict[str, Any]] = [settings[kind] for settings in own for kind in kinds]
-        self._held = list(chain.from_iterable(map(dict.values, self._dicts)))
-        self._tensors = [held for held in self._held if hasattr(held, "data_ptr")]
-        self._counting = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        torch = _torch()
-        integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        probes: dict[Any, list[Any]] = {}
-        for tensor in self._tensors:
-            # On other devices a look at the numbers would cost a synchronisation each.
-            seen = tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.numel()
-            if seen and tensor.dtype.itemsize in integers:
-                # As integers: numpy has no bfloat16, and NaN must equal itself.
-                flat = tensor.detach().flatten().view(integers[tensor.dtype.itemsize])
-                step = max(1, len(flat) // _SAMPLES)
-                probes.setdefault(flat.dtype, []).append(flat[step // 2 :: step])
-        self._probes = list(probes.values())
-        self._addresses = self._where()
-        self._set = [
-            module for module in model.modules() if module is not model and _is_set(module)
-        ]
-        self._kept = [list(vars(module).values()) for module in self._set]
-        self._stamp = self._take(model)
-
-    def same(self, model: Any) -> bool:
-        """True as long as nothing that can be seen cheaply has changed."""
-        held = list(chain.from_iterable(map(dict.values, self._dicts)))
-        return (
-            len(held) == len(self._held)
-            and all(map(is_, held, self._held))
-            # Before the numbers are looked at: sharing a model with other processes, for one,
-            # moves its memory and gives back what the samples stood in.
-            and self._where() == self._addresses
-            and self._take(model) == self._stamp
-        )
-
-    def _where(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self._tensors]
-
-    def _take(self, model: Any) -> tuple[Any, ...]:
-        stamp: list[Any] = [id(model)]
-        stamp.append([tensor._version for tensor in self._counting])
-        for module in self._set:
-            own = vars(module)
-            stamp.append([_brief(value) for name, value in own.items() if _counts(module, name)])
-            tokenizer = own.get("tokenizer", own.get("processor"))
-            if tokenizer is not None:
-                stamp.append(_tokenizer_stamp(tokenizer))
-        cat = _torch().cat
-        stamp += [cat(probes).numpy().tobytes() for probes in self._probes]
-        return tuple(stamp)
-
-
-def _is_set(module: Any) -> bool:
-    """Whether a module has settings that people change; torch's and transformers' own are built
-    from a configuration, and too many to look at in each call."""
-    return type(module).__module__.partition(".")[0] not in ("torch", "transformers")
-
-
-def _brief(value: Any) -> Any:
-    if type(value) in _SCALARS:
-        return value
-    if isinstance(value, (list, tuple)) and len(value) < _LONG:
-        return [_brief(item) for item in value]
-    if isinstance(value, dict) and len(value) < _LONG:
-        return [(_brief(key), _brief(item)) for key, item in value.items()]
-    return id(value)  # the Watch holds it, so nothing else can have it
-
-
-def _tokenizer_stamp(tokenizer: Any) -> list[Any]:
-    fast: Any = getattr(tokenizer, "_tokenizer", tokenizer)
-    stamp: list[Any] = [id(tokenizer)]
-    stamp += [repr(getattr(tokenizer, name, None)) for name in _TOKENIZER_SETTINGS]
-    if hasattr(fast, "pre_tokenizer"):
-        stamp.append(repr((fast.normalizer, fast.pre_tokenizer, fast.post_processor)))
-        stamp.append(fast.get_vocab_size())
-        if fast is tokenizer:
-            stamp.append(repr((fast.truncation, fast.padding)))
-    return stamp
-
-
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
-
-
-def _torch() -> Any:
-    # A loaded model has imported it; this module alone must not.
-    import torch
-
-    return torch
 
 
 def _digest_model_files(model: Any) -> list[list[str]]:
@@ -297,10 +190,11 @@ def _hooks(module: Any) -> list[Any]:
 def _settings(module: Any) -> dict[str, Any]:
     """A module's own attributes, as far as they are settings and not torch's or a cache's."""
     own = vars(module).items()
-    return {name: plain(value) for name, value in own if _counts(module, name)}
+    return {name: plain(value) for name, value in own if is_setting(module, name)}
 
 
-def _counts(module: Any, name: str) -> bool:
+def is_setting(module: Any, name: str) -> bool:
+    """Whether an attribute of a module may decide a vector."""
     if name in _NOT_SETTINGS or name in _TORCH_INTERNALS:
         return False
     if name.startswith("_"):
@@ -335,7 +229,7 @@ _TORCH_INTERNALS = {
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    found = {name: plain(getattr(tokenizer, name, None)) for name in _TOKENIZER_SETTINGS}
+    found = {name: plain(getattr(tokenizer, name, None)) for name in TOKENIZER_SETTINGS}
     found["class"] = qualname(type(tokenizer))
     fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(fast, "to_str"):

@@ -49,7 +49,7 @@ class Lookup:
         self._texts = texts
         self._digests = digests
         self._vectors = vectors
-        self._absent: list[int] = np.flatnonzero(~found).tolist()
+        self._absent: list[int] = [] if found.all() else np.flatnonzero(~found).tolist()
         self._first: dict[bytes, int] = {}
         for position in self._absent:
             self._first.setdefault(self._digests[position], position)

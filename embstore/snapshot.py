@@ -75,13 +75,48 @@ def metadata(folder: Path) -> Metadata:
     Raises:
         OSError: if a file goes away meanwhile.
     """
-    found = []
-    for path in _files(str(folder)):
-        stat = os.stat(path)  # of the blob, where the hub's cache has a symbolic link
-        found.append(
-            (path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
-        )
-    return tuple(found)
+    return tuple((path, *_stamp(path)) for path in _files(str(folder)))
+
+
+class Watched:
+    """Whether a folder's files are still what they were: asked at each call.
+
+    The folders' own times tell whether a file came or went, so that nothing need be listed: 15 µs
+    for a dozen files, where :func:`metadata` takes 100.
+
+    Args:
+        folder: the files are below it.
+
+    Raises:
+        OSError: if a file goes away meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        folders = [parent for parent, _, _ in os.walk(folder, followlinks=True)]
+        stamps = [(path, *_stamp(path)) for path in folders]
+        self._files = metadata(folder)
+        # A time that has just passed may be that of the next change as well.
+        self._is_settled = _settled((*stamps, *self._files))
+        every = [*stamps, *self._files]
+        self._paths = [path for path, *_ in every]
+        self._stamps = [stamp for _, *stamp in every]
+
+    def same(self, folder: str) -> bool:
+        """Whether these are the files of this folder, and nothing has changed."""
+        if folder != self._folder:
+            return False
+        try:
+            if not self._is_settled:
+                return metadata(Path(folder)) == self._files
+            return [[*_stamp(path)] for path in self._paths] == self._stamps
+        except OSError:
+            return False
+
+
+def _stamp(path: str) -> tuple[int, int, int, int, int]:
+    stat = os.stat(path)  # of the blob, where the hub's cache has a symbolic link
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
 
 
 def _settled(files: Metadata) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embstore.backends.base import Backend, Found
+from embstore.backends.base import FOUND, Backend, Found
 from embstore.backends.rows import Array
 from embstore.faults import Faults
 from embstore.keys import Namespace
@@ -54,7 +54,7 @@ class Tiers:
             row = self._memory.get(layout.prefix + digest)
             if row is not None:
                 vector = np.frombuffer(bytearray(row), layout.dtype).reshape(1, layout.dim)
-                return vector, np.ones(1, np.bool_), True
+                return vector, FOUND.copy(), True
         vector, found = self._ask_backend(namespace, [digest])
         if found.item():
             self._admit(namespace, [digest], vector)

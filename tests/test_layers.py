@@ -18,6 +18,7 @@ LAYERS = [
     {"store", "doctor"},
     {"tiers", "claims"},
     {"memory", "backends", "faults"},
+    {"watch"},
     {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},
 ]
 """From top to bottom, by the first name below ``embstore``."""

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from embstore import CachedEncoder, EmbeddingStore
-from embstore.fingerprint import Watch, fingerprint
+from embstore.fingerprint import fingerprint
+from embstore.watch import Watch
 
 TEXTS = ["The CAT sat on the mat", "docstring of a café: " + "many words " * 20, "one"]
 PROMPT = "query: "

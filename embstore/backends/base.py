@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from embstore.backends.rows import Array
@@ -13,6 +14,9 @@ from embstore.keys import Namespace
 
 Found = npt.NDArray[Any]
 """(n,) bool."""
+
+FOUND: Found = np.ones(1, np.bool_)
+"""To be copied, which takes a fifth of the time of making it."""
 
 
 @dataclass(frozen=True)

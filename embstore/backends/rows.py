@@ -58,6 +58,8 @@ def as_digests(digests: Iterable[bytes]) -> Digests:
 
 def first_of_each(query: Digests) -> npt.NDArray[np.bool_]:
     """Which of (n, 2) digests stand there for the first time, (n,) bool."""
+    if len(query) == 1:
+        return np.ones(1, np.bool_)
     ordered_high = np.sort(query[:, 0])
     if (ordered_high[1:] != ordered_high[:-1]).all():
         return np.ones(len(query), np.bool_)
@@ -112,9 +114,19 @@ class RowFormat:
             ]
         )
 
-    def pack(self, digests: Digests, vectors: Array) -> Array:
-        """Rows, (n,) of :attr:`dtype`, from (n, 2) digests and (n, dim) vectors."""
-        rows = np.zeros(len(digests), self.dtype)
+    def pack(self, digests: Digests, vectors: Array, scratch: Array | None = None) -> Array:
+        """Rows, (n,) of :attr:`dtype`, from (n, 2) digests and (n, dim) vectors; in ``scratch``, an
+        array of uint8, if they fit."""
+        if len(digests) == 1:  # 3 µs, where what follows takes 14
+            body = digests.tobytes() + vectors.astype(self.vector_dtype, copy=False).tobytes()
+            body = body.ljust(self.stride - 8, b"\0")
+            checksum = xxh3_64_intdigest(body, self._row_seed).to_bytes(8, "little")
+            return np.frombuffer(checksum + body, self.dtype)
+        if scratch is not None and len(digests) * self.stride <= len(scratch):
+            rows = scratch[: len(digests) * self.stride].view(self.dtype)
+            rows["pad"] = b""
+        else:
+            rows = np.zeros(len(digests), self.dtype)
         rows["digest"] = digests
         rows["vector"] = vectors
         rows["checksum"] = self.checksums(rows)

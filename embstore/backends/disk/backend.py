@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from embstore.backends.base import Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.base import FOUND, Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
 from embstore.backends.disk import repair, runs
 from embstore.backends.disk.eviction import Eviction
 from embstore.backends.disk.ledger import Head, Ledger
@@ -29,6 +29,10 @@ from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
 
 _SCAN_ROWS = 4096
+
+_SCRATCH = 2**20
+"""Bytes in which rows are laid out to be written. In fresh memory a batch of 256 takes 0.1 ms more:
+the kernel clears each page when it is first touched."""
 
 
 class DiskBackend:
@@ -73,6 +77,7 @@ class DiskBackend:
         self._sharing = Sharing(self._session, self._shelves, timeout)
         self._pending = Pending(self._session, self._shelves)
         self._eviction = Eviction(directory, self._pending, size_limit)
+        self._scratch = np.empty(_SCRATCH, np.uint8)
 
     @property
     def seed(self) -> int:
@@ -93,7 +98,7 @@ class DiskBackend:
                 shelf = self._shelves.get(namespace.id)
                 vector = None if shelf is None else shelf.vector(digests[0])
             if vector is not None:
-                return vector, np.ones(1, np.bool_)
+                return vector, FOUND.copy()
         query = as_digests(digests)
         found = self._read(namespace.id, query, partly=False)
         if found is None:
@@ -200,9 +205,8 @@ class DiskBackend:
         shelf.file.create()
         return shelf
 
-    @staticmethod
     def _append(
-        ledger: Ledger, shelf: Shelf, query: Digests, vectors: Array, seconds: float
+        self, ledger: Ledger, shelf: Shelf, query: Digests, vectors: Array, seconds: float
     ) -> tuple[int, Found]:
         """Write what is new behind the last row; returns the first row's number, and what is."""
         header, stored = shelf.header, shelf.file.format
@@ -217,10 +221,12 @@ class DiskBackend:
             new = (shelf.locate(query) < 0) & first_of_each(query)
         # What the head says, as of this transaction: _learn has just read it.
         head = Head(header.generation, shelf.known, shelf.deleted)
-        if new.any():
-            shelf.file.write(head.rows, stored.pack(query[new], vectors[new]))
-            ledger.append(header.namespace.id, head, query[new].tobytes())
-            ledger.usage.add_computed(header.namespace.id, int(new.sum()), seconds)
+        if count := int(np.count_nonzero(new)):
+            if count < len(new):
+                query, vectors = query[new], vectors[new]
+            shelf.file.write(head.rows, stored.pack(query, vectors, self._scratch))
+            ledger.append(header.namespace.id, head, query.tobytes())
+            ledger.usage.add_computed(header.namespace.id, count, seconds)
             if time.monotonic() >= shelf.marked_until:
                 shelf.marked_until = ledger.usage.mark_written(
                     header.namespace.id, header.generation, head.rows
@@ -390,7 +396,3 @@ class DiskBackend:
         self._pending.flush_at_the_end()
         self._sharing.leave()
         self._session.close()
-
-    def forget_parent(self) -> None:
-        """Called in a forked child: what its parent has looked up, the parent will tell."""
-        self._pending.forget()

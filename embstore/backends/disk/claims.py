@@ -33,7 +33,7 @@ class ClaimRecords:
             digests: (n, 2).
         """
         with self._cache.faults():
-            self._cache.replace(b"c" + namespace_id + who, digests.tobytes())
+            self._cache.set(b"c" + namespace_id + who, digests.tobytes())
 
     def drop(self, namespace_id: bytes, who: bytes) -> None:
         """Take a claim out."""

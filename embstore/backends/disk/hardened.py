@@ -159,6 +159,11 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         """Whether there is a connection, and not in a transaction."""
         return self._connection is not None and not self._connection.in_transaction
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether this is called within :meth:`transaction` or :meth:`snapshot`."""
+        return self._connection is not None and self._connection.in_transaction
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
         with LEDGER:
@@ -218,7 +223,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
             work: what to do; it calls the methods that say "in a transaction".
             timeout: seconds to wait for the lock; None for those of this cache.
         """
-        with LEDGER, self.faults():
+        with LEDGER, self._faults_named:
             self.check_in_place()
             connection = self._con
             if connection.in_transaction:
@@ -269,15 +274,23 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
             raise RuntimeError("the ledger is written in a transaction")
         yield self._con.execute, lambda filename: None
 
-    def replace(self, key: bytes, value: bytes) -> None:
-        """:meth:`set`, in one statement where the key is there already. In a transaction."""
-        changed = self._con.execute(
-            "UPDATE Cache SET value = ?, size = 0, expire_time = NULL WHERE key = ? AND raw = 1"
-            " AND mode = ? AND filename IS NULL",
-            (value, key, MODE_RAW),
+    def get(self, key: bytes) -> bytes | None:
+        """The value under a key. (diskcache's own compares times of expiry on top.)"""
+        row = self._con.execute(
+            "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)
+        ).fetchone()
+        return None if row is None else self._disk.fetch(*row)
+
+    def set(self, key: bytes, value: bytes) -> None:
+        """Write a value, in one statement. In a transaction."""
+        if not self._con.in_transaction:
+            raise RuntimeError("the ledger is written in a transaction")
+        self._con.execute(
+            "INSERT INTO Cache(key, raw, size, mode, value) VALUES (?, 1, 0, ?, ?)"
+            " ON CONFLICT(key, raw) DO UPDATE SET value = excluded.value, mode = excluded.mode,"
+            " size = 0, expire_time = NULL, filename = NULL",
+            (key, MODE_RAW, value),
         )
-        if not changed.rowcount:
-            self.set(key, value)
 
     # --- ordered keys ---------------------------------------------------------------------------
 

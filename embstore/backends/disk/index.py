@@ -233,6 +233,8 @@ class DigestIndex:
 
     def find(self, digests: Digests) -> Rows:
         """The first row proposed for each of (n, 2) digests, (n,), -1 where there is none."""
+        if len(digests) == 1:
+            return np.array([self.find_one(digests.item(0, 0))])
         high = np.ascontiguousarray(digests[:, 0])
         found = np.full(len(high), -1)
         missing = np.arange(len(high))

@@ -86,7 +86,7 @@ class Ledger:
                 self.close()
                 raise
             self.seed: int = meta["seed"]
-            self._cache.meta = self._cache.get(b"M")
+            self._cache.meta = self._cache.get(b"M") or b""
 
     @classmethod
     def create(cls, directory: Path, timeout: float, seed: int, generation: int = 0) -> Ledger:
@@ -130,7 +130,8 @@ class Ledger:
     def head(self, namespace_id: bytes) -> Head | None:
         """Where a namespace stands; None if nothing was ever stored under it."""
         with LEDGER, self._cache.faults():
-            self._cache.check_in_place()
+            if not self._cache.is_in_transaction:  # which looks itself, at both ends
+                self._cache.check_in_place()
             value = self._cache.get_sealed(b"h" + namespace_id)
         return None if value is None else Head(*_HEAD.unpack(value))
 
@@ -222,7 +223,7 @@ class Ledger:
             parts = [self._read(key) for key in reversed(absorbed)]
             for key in absorbed[:-1]:
                 self._cache.delete(key)
-            self._cache.replace(prefix + first.to_bytes(8, "big"), b"".join([*parts, digests]))
+            self._cache.set(prefix + first.to_bytes(8, "big"), b"".join([*parts, digests]))
         head = head._replace(rows=head.rows + len(digests) // DIGEST_SIZE)
         self._put_head(namespace_id, head)
         return head

@@ -23,7 +23,7 @@ class RawDisk(Disk):  # type: ignore[misc]  # diskcache has no types
     def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, Any]:
         return 0, MODE_RAW, None, sqlite3.Binary(value)
 
-    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> bytes:
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any = False) -> bytes:
         if mode != MODE_RAW or filename is not None:
             raise StoreDamagedError("the ledger has an entry that embstore never writes")
         return expect_bytes(value)

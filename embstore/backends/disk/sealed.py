@@ -16,7 +16,7 @@ class Sealed:
     """Such values in a cache: a part of HardenedCache."""
 
     get: Any
-    replace: Any
+    set: Any
     damaged: Any
 
     def get_sealed(self, key: bytes) -> bytes | None:
@@ -31,7 +31,7 @@ class Sealed:
 
     def put_sealed(self, key: bytes, value: bytes) -> None:
         """Write a value with its checksum. In a transaction."""
-        self.replace(key, value + xxh3_64_digest(key + value))
+        self.set(key, value + xxh3_64_digest(key + value))
 
     def get_json(self, key: bytes) -> dict[str, Any] | None:
         """The JSON object under ``key``."""

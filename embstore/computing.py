@@ -7,6 +7,7 @@ from typing import Any
 
 from embstore.backends.rows import Array
 from embstore.call import Call, Group
+from embstore.commits import Commits
 from embstore.lookup import Lookup
 from embstore.models import Model
 from embstore.share import Work, share_of
@@ -52,6 +53,7 @@ class Computer:
         missing = sorted(lookup.missing, key=lambda position: -len(texts[position]))
         with (
             share_of(lookup, missing, texts, coalesce=self._coalesce) as work,
+            Commits(lookup, work) as commits,
             _progress(len(texts), len(texts) - len(missing), show) as bar,
         ):
             plan = self._plan(call, work, texts)
@@ -62,8 +64,7 @@ class Computer:
                 )
                 seconds = time.perf_counter() - began
                 plan.took(seconds)
-                kept = lookup.complete(chunk, output, seconds, work.owner)
-                work.took(chunk, seconds, kept=kept)
+                commits.add(chunk, output, seconds)
                 bar.update(len(chunk) + work.take_found())
             bar.update(work.take_found())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from embstore.backends.rows import Array
+from embstore.commits import Commits
 from embstore.keys import Namespace
 from embstore.lookup import Lookup
 from embstore.online import Gatherer, OnlineBatching
@@ -103,8 +104,9 @@ def cached(
                             [texts[place] for place in chunk], **group.arguments
                         )
                         seconds = time.perf_counter() - began
-                        kept = lookup.complete(chunk, output, seconds, work.owner)
-                        work.took(chunk, seconds, kept=kept)
+                        owner = work.owner_that_ends()
+                        kept = lookup.complete(chunk, output, seconds, owner)
+                        work.took(chunk, seconds, kept=kept and owner is not None)
                 return lookup.vectors()
 
             gatherers = PerLoop(lambda: Gatherer(compute, limits))
@@ -120,13 +122,11 @@ def cached(
             return cast(F, asynchronous)
 
         def compute_all(texts: list[str], lookup: Lookup, arguments: dict[str, Any]) -> None:
-            with share(lookup, texts) as work:
+            with share(lookup, texts) as work, Commits(lookup, work) as commits:
                 while chunk := work.take(batch_size):
                     began = time.perf_counter()
                     output = function([texts[place] for place in chunk], **arguments)
-                    seconds = time.perf_counter() - began
-                    kept = lookup.complete(chunk, output, seconds, work.owner)
-                    work.took(chunk, seconds, kept=kept)
+                    commits.add(chunk, output, time.perf_counter() - began)
 
         @functools.wraps(function)
         def synchronous(texts: Any, **arguments: Any) -> Any:

@@ -107,18 +107,35 @@ class Lookup:
                 namespace=self.namespace,
             )
 
-    def complete(
-        self,
-        positions: Sequence[int],
-        output: Any,
-        seconds: float,
-        owner: bytes | None = None,
-    ) -> bool:
-        """Store what a model gave for the texts at ``positions`` (some of :attr:`missing`).
+    def fill(self, positions: Sequence[int], output: Any) -> Array:
+        """Take what a model gave for the texts at ``positions`` (some of :attr:`missing`).
 
         Args:
             positions: k positions.
             output: the model's (k, dim) vectors, as an array or nested lists.
+
+        Returns:
+            The vectors, (k, dim), for :meth:`keep`.
+
+        Raises:
+            ModelOutputError: if that is not one vector of the right length for each.
+        """
+        vectors = as_vectors(output, len(positions), self.namespace.model_name)
+        self._fill(positions, vectors)
+        return vectors
+
+    def keep(
+        self,
+        positions: Sequence[int],
+        vectors: Array,
+        seconds: float,
+        owner: bytes | None = None,
+    ) -> bool:
+        """Store vectors that were taken.
+
+        Args:
+            positions: k positions.
+            vectors: (k, dim), what :meth:`fill` gave.
             seconds: what computing them took.
             owner: whose claim on them ends with this.
 
@@ -126,10 +143,8 @@ class Lookup:
             Whether the store took them.
 
         Raises:
-            ModelOutputError: if that is not one vector of the right length for each.
+            ModelOutputError: if vectors of another kind are stored.
         """
-        vectors = as_vectors(output, len(positions), self.namespace.model_name)
-        self._fill(positions, vectors)
         digests = self.digests(positions)
         try:
             kept = self.store.keep(self.namespace, digests, vectors, seconds, owner)
@@ -137,6 +152,16 @@ class Lookup:
             raise ModelOutputError(str(error), model_name=self.namespace.model_name) from error
         self.store.count(encode_seconds=seconds)
         return kept
+
+    def complete(
+        self,
+        positions: Sequence[int],
+        output: Any,
+        seconds: float,
+        owner: bytes | None = None,
+    ) -> bool:
+        """:meth:`fill` and :meth:`keep`."""
+        return self.keep(positions, self.fill(positions, output), seconds, owner)
 
     async def complete_together(self, gatherer: Gatherer[Group], group: Group) -> None:
         """Have all that is missing computed, and stored, together with what other requests lack.

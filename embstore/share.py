@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from types import MappingProxyType, TracebackType
@@ -27,6 +27,10 @@ _LEAST_TEXTS = 32
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 """Seconds between two looks at what others compute. A look takes two queries."""
+
+_AHEAD_SECONDS, _AHEAD_CHUNKS = 0.25, 16
+"""Of a fast model's chunks, so many are claimed at once: what a claim costs, 0.4 ms, is much beside
+one of them."""
 
 _GRACE_SECONDS = 0.1
 """What another worker is given beyond what computing would take: machines have slow moments."""
@@ -54,12 +58,15 @@ class Work:
     Attributes:
         others: how many other workers were seen at work on texts like these.
         owner: in whose name they are claimed; None if they are not.
+        before_claim: called before more are claimed: what was taken before has to be stored by
+            then, as the new claim takes the place of the old one.
     """
 
     owner: bytes | None = None
 
     def __init__(self, positions: Sequence[int]) -> None:
         self.others = 0
+        self.before_claim: Callable[[], None] = _nothing
         self._positions = positions
         self._next = 0
         self._passed: list[int] = []
@@ -101,8 +108,17 @@ class Work:
         self._passed = [one for one in self._passed if one not in chosen]
         return list(positions)
 
+    def owner_that_ends(self) -> bytes | None:
+        """The owner, if the claim is to end when what was taken last is stored; else None."""
+        return self.owner
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be more to take."""
+        return bool(self._passed) or self._next < len(self._positions)
+
     def took(self, positions: Sequence[int], seconds: float, *, kept: bool = True) -> None:
-        """What computing a chunk took, and whether the store has it now."""
+        """What computing a chunk took, and whether the store has it now, and the claim is over."""
 
     def take_found(self) -> int:
         """How many texts others were found to have computed, since this was last asked."""
@@ -143,6 +159,9 @@ class Share(Work):
         self._texts = texts
         self._claims = lookup.store.claims
         self._holds = False
+        self._mine: list[int] = []
+        """Claimed, and not taken yet."""
+        self._chunks = 1
         self._found = 0
         self._theirs: list[int] = []
         self._overdue: list[int] = []
@@ -172,8 +191,20 @@ class Share(Work):
         if self._holds:
             self._claims.release(self._lookup.namespace, self.owner or b"")
 
+    @property
+    def ahead(self) -> list[int]:
+        return [*self._mine, *super().ahead]
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._mine or self._theirs or self._overdue) or super().has_more
+
     def choose(self, positions: Sequence[int]) -> list[int]:
+        self._passed, self._mine = [*self._mine, *self._passed], []
         return self._claim(super().choose(positions), len(positions))
+
+    def owner_that_ends(self) -> bytes | None:
+        return None if self._mine else self.owner
 
     def took(self, positions: Sequence[int], seconds: float, *, kept: bool = True) -> None:
         self._waiting_since = None
@@ -181,6 +212,7 @@ class Share(Work):
             self._holds = False  # with being stored the claim came to its end
         self._pace = max(self._pace, seconds / self._weight(positions))
         self._quickest = min(self._quickest, seconds)
+        self._chunks = max(1, min(_AHEAD_CHUNKS, int(_AHEAD_SECONDS / max(seconds, 1e-6))))
         self._claims.paces[self._lookup.namespace.id] = self._pace, self._quickest
 
     def take_found(self) -> int:
@@ -192,9 +224,15 @@ class Share(Work):
     def _try(self, count: int, whole: int) -> list[int]:
         looked = False
         while True:
-            while candidates := self._candidates(count * _WINDOW if self.others else count):
-                if chunk := self._claim(candidates, self._fair(len(candidates), count, whole)):
-                    return chunk
+            if self._mine:
+                chunk, self._mine = self._mine[:count], self._mine[count:]
+                return chunk
+            while candidates := self._candidates(
+                count * (_WINDOW if self.others else self._chunks)
+            ):
+                if mine := self._claim(candidates, self._fair(len(candidates), count, whole)):
+                    self._mine = mine[count:]
+                    return mine[:count]
             while self._overdue:
                 chunk, self._overdue = self._overdue[:count], self._overdue[count:]
                 if chunk := self._fetch(chunk):
@@ -212,10 +250,11 @@ class Share(Work):
         "factoring" of Hummel, Schonberg and Flynn (1992)."""
         left = candidates + len(self._passed) + len(self._positions) - self._next
         fair = max(-(-left // (2 * (self.others + 1))), _LEAST_TEXTS)
-        return min(count, -(-fair // whole) * whole) if self.others else count
+        return min(count, -(-fair // whole) * whole) if self.others else candidates
 
     def _claim(self, candidates: list[int], most: int) -> list[int]:
         """Claim the first of these that are free; note which are others', or stored by now."""
+        self.before_claim()
         lookup = self._lookup
         held, self._holds = self._holds, True  # from before the call: it may be interrupted
         claimed = self._claims.claim(
@@ -289,6 +328,10 @@ class Share(Work):
 
     def _weight(self, positions: Sequence[int]) -> int:
         return sum(len(self._texts[position]) + 8 for position in positions)
+
+
+def _nothing() -> None:
+    pass
 
 
 def share_of(

@@ -1,0 +1,88 @@
+"""Committing what a model computes, chunk by chunk: while it computes the next one, if it is fast.
+
+A model that takes a second for a chunk need not care for a commit of a millisecond. One that takes
+ten milliseconds does: a commit then goes on in a thread, beside the next chunk. Never more than one
+is under way, they come in the order of the chunks, and a call returns when its last one is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from embstore.lookup import Lookup
+from embstore.share import Work
+
+_SLOW = 0.1
+"""Seconds for a chunk from which on committing it beside the next one gains less than 2 %."""
+
+
+class Commits:
+    """Commits the chunks of a call. A context manager: at its end, all are committed.
+
+    Args:
+        lookup: takes what was computed.
+        work: says whose claim ends with a chunk.
+    """
+
+    def __init__(self, lookup: Lookup, work: Work) -> None:
+        self._lookup = lookup
+        self._work = work
+        self._threads: ThreadPoolExecutor | None = None
+        self._under_way: tuple[Future[bool], Callable[[bool], None]] | None = None
+        work.before_claim = self.wait
+
+    def add(self, positions: Sequence[int], output: Any, seconds: float) -> None:
+        """Take the vectors of a chunk, and commit them or begin to.
+
+        Args:
+            positions: of its texts.
+            output: what the model gave.
+            seconds: what that took.
+
+        Raises:
+            ModelOutputError: if it is not one vector of the right length for each.
+            EmbstoreError: if committing this or the last chunk failed, and is to raise.
+        """
+        vectors = self._lookup.fill(positions, output)
+        self.wait()
+        owner = self._work.owner_that_ends()
+
+        def took(kept: bool) -> None:
+            self._work.took(positions, seconds, kept=kept and owner is not None)
+
+        if seconds >= _SLOW or not self._work.has_more:
+            took(self._lookup.keep(positions, vectors, seconds, owner))
+            return
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1, "embstore-commits")
+        # Copied: a function may well give the next chunk in the same array.
+        task = self._threads.submit(self._lookup.keep, positions, vectors.copy(), seconds, owner)
+        self._under_way = task, took
+
+    def wait(self) -> None:
+        """Wait for the commit that is under way. Raises what it raised."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            task, took = under_way
+            took(task.result())
+
+    def __enter__(self) -> Commits:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if error is None:  # else that comes first
+                raise
+        finally:
+            if self._threads is not None:
+                self._threads.shutdown()

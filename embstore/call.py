@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from embstore import upstream
 from embstore.errors import NamespaceError
 from embstore.fingerprint import ModelProfile
-from embstore.keys import Namespace
+from embstore.keys import STORAGE_DTYPE, Namespace
 from embstore.lookup import Lookup
 from embstore.token_batches import UPSTREAM_BATCH
 
@@ -162,9 +162,14 @@ class Group:
 
 
 class Recipes:
-    """The recipes of an encoder's calls, each made once: that takes 30 µs, a look-up 10."""
+    """The recipes of an encoder's calls, each made once: that takes 30 µs, a look-up 10.
 
-    def __init__(self) -> None:
+    Args:
+        storage_dtype: dtype that vectors are rounded to; None for their own.
+    """
+
+    def __init__(self, storage_dtype: str | None = None) -> None:
+        self._storage_dtype = storage_dtype
         self._arguments: dict[tuple[Any, ...], Arguments] = {}
         self._namespaces: dict[str, Namespace] = {}
         self._made: dict[Arguments, Recipe] = {}
@@ -235,6 +240,8 @@ class Recipes:
         extra = dict(numerics)
         if modules := {name: value for name, value in further.items() if name != "task"}:
             extra["encode"] = modules
+        if self._storage_dtype not in (None, profile.dtype):
+            extra[STORAGE_DTYPE] = self._storage_dtype
         fields = {
             "model_name": profile.name,
             "fingerprint": profile.fingerprint,

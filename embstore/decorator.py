@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from embstore.backends.rows import Array
 from embstore.commits import Commits
-from embstore.keys import Namespace
+from embstore.keys import STORAGE_DTYPE, Namespace, check_storage_dtype
 from embstore.lookup import Lookup
 from embstore.online import Gatherer, OnlineBatching
 from embstore.share import Work, share_of
@@ -39,6 +39,7 @@ def cached(
     batch_size: int = 256,
     on_miss: str = "encode",
     coalesce: bool = True,
+    storage_dtype: Literal["float16"] | None = None,
     online: OnlineBatching | None = None,
 ) -> Callable[[F], F]:
     """Keep what a function from texts to vectors returns.
@@ -55,6 +56,7 @@ def cached(
         batch_size: most texts in one call of the function.
         on_miss: "encode" calls the function, "raise" raises CacheMissError.
         coalesce: whether a text that another thread or process is computing is left to it.
+        storage_dtype: as in :class:`~embstore.encoder.CachedEncoder`.
         online: how concurrent requests to an async function are gathered; by default ``batch_size``
             texts in a call, and 4 calls at a time.
 
@@ -78,12 +80,16 @@ def cached(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
+    check_storage_dtype(storage_dtype)
+    rounded = {} if storage_dtype is None else {STORAGE_DTYPE: storage_dtype}
     limits = online or OnlineBatching(max_batch=batch_size, concurrency=4)
 
     def decorate(function: F) -> F:
         def look_up(texts: list[str], arguments: dict[str, Any]) -> tuple[Namespace, Lookup]:
             namespace = Namespace(
-                model_name, "" if version is None else f"version:{version}", extra=arguments
+                model_name,
+                "" if version is None else f"version:{version}",
+                extra={**arguments, **rounded},
             )
             lookup = Lookup.find(store, namespace, texts)
             if on_miss == "raise":

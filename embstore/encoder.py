@@ -13,7 +13,7 @@ from embstore.computing import Computer, ModelChangedError
 from embstore.delegate import Delegate
 from embstore.errors import CacheMissError
 from embstore.fingerprint import ModelProfile
-from embstore.keys import Namespace
+from embstore.keys import Namespace, check_storage_dtype
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
 from embstore.online import Gatherer, OnlineBatching
@@ -47,6 +47,8 @@ class CachedEncoder(Delegate):
             ``truncate_dim``, ``prompts``, ``trust_remote_code``, ...), for a name or path only.
         on_miss: "encode" computes what is missing, "raise" raises CacheMissError.
         coalesce: whether workers (threads, processes) that lack the same texts divide them.
+        storage_dtype: "float16" stores vectors in half the bytes, rounded; they come back as
+            float32. They are kept apart from those of other encoders.
         online: how :meth:`aencode` gathers concurrent requests.
 
     Raises:
@@ -76,17 +78,20 @@ class CachedEncoder(Delegate):
         model_kwargs: dict[str, Any] | None = None,
         on_miss: Literal["encode", "raise"] = "encode",
         coalesce: bool = True,
+        storage_dtype: Literal["float16"] | None = None,
         online: OnlineBatching = _ONLINE,
         **loading: Any,
     ) -> None:
         if on_miss not in ("encode", "raise"):
             raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
+        check_storage_dtype(storage_dtype)
         own: dict[str, Any] = {
             "store": EmbeddingStore() if store is None else store,
             "_on_miss": on_miss,
             "_device": device,
             "_online": online,
             "_coalesce": coalesce,
+            "_storage_dtype": storage_dtype,
         }
         self.__dict__.update(own)
         loading |= {"device": device, "model_kwargs": model_kwargs}
@@ -96,6 +101,7 @@ class CachedEncoder(Delegate):
         self.__dict__.update(self._fresh())
 
     store: EmbeddingStore
+    _storage_dtype: str | None
     _recipes: Recipes
     _computer: Computer
     _lookups: Threads
@@ -376,7 +382,7 @@ class CachedEncoder(Delegate):
         limits, lookups = self._online, Threads(1)
         computer = Computer(self._model, self.store, limits.concurrency, self._coalesce)
         return {
-            "_recipes": Recipes(),
+            "_recipes": Recipes(self._storage_dtype),
             "_computer": computer,
             "_lookups": lookups,
             "_desks": PerLoop(lambda: Desk(self._look_up_all, lookups)),

@@ -21,6 +21,16 @@ from embstore.errors import NamespaceError
 DIGEST_SIZE = 16
 """Bytes of a text digest and of a namespace id."""
 
+STORAGE_DTYPE = "storage dtype"
+"""Where ``extra`` has the dtype that vectors are rounded to. No argument of a function has such a
+name."""
+
+
+def check_storage_dtype(dtype: str | None) -> None:
+    """Raise ValueError unless vectors may be stored in this dtype; None is their own."""
+    if dtype not in (None, "float16"):
+        raise ValueError(f'storage_dtype is None or "float16", not {dtype!r}')
+
 
 @dataclass(frozen=True, eq=False)
 class Namespace:
@@ -76,6 +86,12 @@ class Namespace:
             raise NamespaceError(
                 f"a namespace holds only JSON values: {error}", namespace=None
             ) from None
+
+    @property
+    def stored_as(self) -> str | None:
+        """The dtype that vectors are rounded to before they are stored; None for their own."""
+        dtype: str | None = self.extra.get(STORAGE_DTYPE)
+        return dtype
 
     @cached_property
     def id(self) -> bytes:

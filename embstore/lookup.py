@@ -11,6 +11,7 @@ from embstore.backends import rows
 from embstore.backends.base import Found
 from embstore.backends.rows import Array
 from embstore.errors import CacheMissError, EmbstoreError, ModelOutputError, NamespaceError
+from embstore.halves import narrow, widen
 from embstore.keys import Namespace
 from embstore.online import Gatherer, Group
 from embstore.store import EmbeddingStore
@@ -48,7 +49,8 @@ class Lookup:
         self.namespace = namespace
         self._texts = texts
         self._digests = digests
-        self._vectors = vectors
+        self._as_halves = namespace.stored_as == "float16"
+        self._vectors = self._widen(vectors)
         self._absent: list[int] = [] if found.all() else np.flatnonzero(~found).tolist()
         self._first: dict[bytes, int] = {}
         for position in self._absent:
@@ -88,7 +90,7 @@ class Lookup:
         vectors, found = self.store.find(self.namespace, digests, again=True)
         places = np.flatnonzero(found).tolist()
         if places:
-            self._fill([positions[place] for place in places], vectors[places])
+            self._fill([positions[place] for place in places], self._widen(vectors[places]))
         return [positions[place] for place in np.flatnonzero(~found).tolist()]
 
     def raise_if_missing(self) -> None:
@@ -115,14 +117,23 @@ class Lookup:
             output: the model's (k, dim) vectors, as an array or nested lists.
 
         Returns:
-            The vectors, (k, dim), for :meth:`keep`.
+            The vectors, (k, dim), as they are to be stored, for :meth:`keep`.
 
         Raises:
             ModelOutputError: if that is not one vector of the right length for each.
         """
         vectors = as_vectors(output, len(positions), self.namespace.model_name)
-        self._fill(positions, vectors)
-        return vectors
+        if not self._as_halves or vectors.dtype.kind != "f":
+            self._fill(positions, vectors)
+            return vectors
+        # Rounded in what is returned too: the next call finds the same.
+        halves = narrow(vectors, self.namespace.model_name)
+        finite = bool(np.isfinite(halves).all())
+        self._fill(positions, widen(halves) if finite else halves.astype(np.float32))
+        return halves
+
+    def _widen(self, vectors: Array) -> Array:
+        return widen(vectors) if self._as_halves and vectors.dtype == np.float16 else vectors
 
     def keep(
         self,

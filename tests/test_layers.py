@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "integrations"},
     {"encoder", "decorator", "batching"},
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
-    | {"tuning", "token_batches", "online", "threads", "share", "commits"},
+    | {"tuning", "token_batches", "online", "threads", "share", "commits", "halves"},
     {"store", "doctor"},
     {"tiers", "claims"},
     {"memory", "backends", "faults"},

@@ -8,12 +8,17 @@ is under way, they come in the order of the chunks, and a call returns when its 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from embstore.lazily import Lazily
 from embstore.lookup import Lookup
 from embstore.share import Work
+
+if TYPE_CHECKING:
+    from concurrent import futures
+else:
+    futures = Lazily("concurrent.futures")
 
 _SLOW = 0.1
 """Seconds for a chunk from which on committing it beside the next one gains less than 2 %."""
@@ -30,8 +35,8 @@ class Commits:
     def __init__(self, lookup: Lookup, work: Work) -> None:
         self._lookup = lookup
         self._work = work
-        self._threads: ThreadPoolExecutor | None = None
-        self._under_way: tuple[Future[bool], Callable[[bool], None]] | None = None
+        self._threads: futures.ThreadPoolExecutor | None = None
+        self._under_way: tuple[futures.Future[bool], Callable[[bool], None]] | None = None
         work.before_claim = self.wait
 
     def add(self, positions: Sequence[int], output: Any, seconds: float) -> None:
@@ -57,7 +62,7 @@ class Commits:
             took(self._lookup.keep(positions, vectors, seconds, owner))
             return
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(1, "embstore-commits")
+            self._threads = futures.ThreadPoolExecutor(1, "embstore-commits")
         # Copied: a function may well give the next chunk in the same array.
         task = self._threads.submit(self._lookup.keep, positions, vectors.copy(), seconds, owner)
         self._under_way = task, took

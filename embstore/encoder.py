@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embstore import upstream
 from embstore.call import Arguments, BatchSize, Call, Group, Recipes
@@ -14,12 +13,18 @@ from embstore.delegate import Delegate
 from embstore.errors import CacheMissError
 from embstore.fingerprint import ModelProfile
 from embstore.keys import Namespace, check_storage_dtype
+from embstore.lazily import Lazily
 from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
 from embstore.online import Gatherer, OnlineBatching
 from embstore.stats import Stats
 from embstore.store import EmbeddingStore
 from embstore.threads import Desk, PerLoop, Threads
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = Lazily("asyncio")
 
 _Asked = tuple[list[str], bool, Arguments]
 """Texts, whether they are a single one, and how they are to be encoded."""

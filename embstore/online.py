@@ -7,15 +7,20 @@ Several requests for one text wait for the same computation.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from embstore.backends.rows import Array
 from embstore.errors import EmbstoreError
+from embstore.lazily import Lazily
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = Lazily("asyncio")
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -65,7 +70,7 @@ class _Queue:
     """The texts of a group that wait, by digest, and whether they fill a batch."""
 
     entries: dict[bytes, _Entry] = field(default_factory=dict)
-    filled: asyncio.Event = field(default_factory=asyncio.Event)
+    filled: asyncio.Event = field(default_factory=lambda: asyncio.Event())
 
 
 Compute = Callable[[Group, list[str], list[bytes]], Awaitable[Array]]

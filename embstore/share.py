@@ -7,17 +7,23 @@ what others still compute, but never for longer than computing that itself would
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embstore.lazily import Lazily
 from embstore.lookup import Lookup
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = Lazily("asyncio")
 
 _WINDOW = 4
 """Chunks' worth of texts that are looked at for one chunk, once others are at work."""
@@ -97,7 +103,7 @@ class Work:
     async def take_async(self, count: int, whole: int = 1) -> list[int]:
         """:meth:`take`, in an event loop that goes on meanwhile."""
         # An event of this loop could not tell what other processes do.
-        while not (chunk := self._try(count, whole)) and (pause := self._pause()):  # noqa: ASYNC110
+        while not (chunk := self._try(count, whole)) and (pause := self._pause()):
             await asyncio.sleep(pause)
         return chunk
 

@@ -10,7 +10,6 @@ mean that the model has to be loaded.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -198,6 +197,8 @@ def _loading(digest: str, arguments: Mapping[str, Any]) -> bytes:
 
 
 def _version(distribution: str) -> str | None:
+    import importlib.metadata  # 10 ms, which a look-up in a store need not take
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

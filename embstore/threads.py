@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from embstore.lazily import Lazily
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent import futures
+else:
+    asyncio, futures = Lazily("asyncio"), Lazily("concurrent.futures")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,12 +33,12 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._count = count
         self._process = 0
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor: futures.ThreadPoolExecutor | None = None
 
     async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What the function returns, called in one of the threads."""
         if self._executor is None or self._process != os.getpid():  # a fork has none of them
-            self._executor = ThreadPoolExecutor(self._count, "embstore")
+            self._executor = futures.ThreadPoolExecutor(self._count, "embstore")
             self._process = os.getpid()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, _called, function, *arguments)

@@ -7,17 +7,22 @@ time by which the sizes that lose are slower, on the small share of the texts th
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embstore import machine
 from embstore.fingerprint import ModelProfile
 from embstore.keys import canonical_json
+from embstore.lazily import Lazily
 from embstore.share import Work
 from embstore.store import EmbeddingStore
 from embstore.token_batches import UPSTREAM_BATCH, BatchLimit
+
+if TYPE_CHECKING:
+    import statistics
+else:
+    statistics = Lazily("statistics")
 
 CHUNK_TEXTS = 256
 """Texts computed between two commits: what a crash can cost."""

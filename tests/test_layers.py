@@ -19,7 +19,8 @@ LAYERS = [
     {"tiers", "claims"},
     {"memory", "backends", "faults"},
     {"watch"},
-    {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"},
+    {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"}
+    | {"lazily"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -6,13 +6,13 @@ INSTALLED := .venv/.installed
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
-.PHONY: demo test bench soak notebook format clean
+.PHONY: demo test bench peers growth soak notebook format clean
 
 demo: $(INSTALLED)
 	$(BIN)/embstore demo $(ARGS)
 
 # Tests use a model that a package carries; offline, a test that asks a hub fails at once.
-test bench soak notebook: export HF_HUB_OFFLINE = 1
+test bench peers growth soak notebook: export HF_HUB_OFFLINE = 1
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,6 +23,15 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/pytest benchmarks --benchmark-only
+
+# Beside what else could be used, in an environment of its own: half an hour, 25 GB of memory or disk.
+# For instance: make peers ARGS="--counts 10000 --only lmdb"
+peers: .venv-peers/.installed
+	.venv-peers/bin/python -m benchmarks.peers $(ARGS)
+
+# Cost by the size of the store, to 3,000,000 rows: ten minutes, 12 GB of disk.
+growth: $(INSTALLED)
+	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 # Kills, damages and wears out stores: half an hour. For instance: make soak ARGS="--only ctrl-c --json soak.json"
 soak: $(INSTALLED)
@@ -37,7 +46,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
 
 # The stamp comes last, so that an installation that was interrupted is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -46,4 +55,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 	    --editable '.[sentence-transformers,cli,parquet,bench]' --group dev
+	touch $@
+
+.venv-peers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-peers/bin/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[sentence-transformers,bench]' --group dev --group peers
 	touch $@

@@ -14,6 +14,9 @@ from xxhash import xxh3_128_digest
 from benchmarks.corpus import DIM, NAMESPACE, Stored
 from benchmarks.race import LINES, Line, Race
 from embstore.backends.rows import Array
+from embstore.faults import Faults
+from embstore.memory import MemoryTier
+from embstore.tiers import Tiers
 
 TEXTS = 10_000
 SINGLES = 1_000
@@ -34,7 +37,10 @@ def test_memory_batch(race: Race, stored: Callable[[int], Stored], folder: Path)
     texts = known.some(TEXTS)
     vectors = known.floor(texts)
     store = known.open(memory_limit=None)
-    store._admit(NAMESPACE, store.digests(texts), vectors)
+    digests = store.digests(texts)
+    # As in front of a backend that is far away: of a near one, memory keeps single texts only.
+    tier = Tiers(MemoryTier(None), None, Faults("nowhere", "raise"))
+    tier.keep(NAMESPACE, digests, vectors, stored=False)
 
     rows = {text: row.copy() for text, row in zip(texts, vectors, strict=True)}
     embed = functools.lru_cache(maxsize=None)(rows.__getitem__)
@@ -54,12 +60,12 @@ def test_memory_batch(race: Race, stored: Callable[[int], Stored], folder: Path)
                 "floor": lambda: known.floor(texts),
                 "functools.lru_cache": lambda: np.stack([embed(text) for text in texts]),
                 "diskcache": get_all,
-                "embstore": lambda: store.get_many(NAMESPACE, texts),
+                "embstore": lambda: tier.find(NAMESPACE, store.digests(texts)),
             },
             items=TEXTS,
             rounds=25,
         )
-    assert store.stats().misses == store.stats().disk_hits == 0
+    assert tier.find(NAMESPACE, digests)[2].all()
     result.report("memory tier, 10,000 texts", against="floor", ratio=1.5)
     for name, path in (
         ("functools.lru_cache", "peer: functools.lru_cache and np.stack"),
@@ -158,3 +164,26 @@ def test_single(
     )
     tier = "memory" if memory_limit else "disk"
     result.report(f"{tier} tier, one text", against="floor", seconds=bar)
+
+
+@pytest.mark.parametrize(
+    "count, bar",
+    [
+        pytest.param(100_000, None, id="100k"),
+        pytest.param(300_000, 60e-3, id="300k"),
+        pytest.param(1_000_000, 150e-3, id="1M", marks=pytest.mark.million),
+    ],
+)
+def test_opening(
+    race: Race, stored: Callable[[int], Stored], count: int, bar: float | None
+) -> None:
+    """From opening a store to the first text found, numpy imported already."""
+    known = stored(count)
+    texts = known.some(100)
+
+    def open_and_look() -> None:
+        with known.open() as store:
+            assert store.get_many(NAMESPACE, [texts.pop()])[1].all()
+
+    result = race({"embstore": open_and_look}, items=1, unit="opening", rounds=21)
+    result.report(f"opening a store of {count:,}", seconds=bar)

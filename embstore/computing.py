@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 from embstore.backends.rows import Array
@@ -58,11 +58,10 @@ class Computer:
         ):
             plan = self._plan(call, work, texts)
             for chunk, limit in plan:
-                began = time.perf_counter()
-                output = self._model.compute(
-                    [texts[position] for position in chunk], limit, **call.recipe.settings
+                these = [texts[position] for position in chunk]
+                output, seconds = commits.timed(
+                    partial(self._model.compute, these, limit, **call.recipe.settings)
                 )
-                seconds = time.perf_counter() - began
                 plan.took(seconds)
                 commits.add(chunk, output, seconds)
                 bar.update(len(chunk) + work.take_found())

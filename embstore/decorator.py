@@ -130,9 +130,10 @@ def cached(
         def compute_all(texts: list[str], lookup: Lookup, arguments: dict[str, Any]) -> None:
             with share(lookup, texts) as work, Commits(lookup, work) as commits:
                 while chunk := work.take(batch_size):
-                    began = time.perf_counter()
-                    output = function([texts[place] for place in chunk], **arguments)
-                    commits.add(chunk, output, time.perf_counter() - began)
+                    these = [texts[place] for place in chunk]
+                    commits.add(
+                        chunk, *commits.timed(functools.partial(function, these, **arguments))
+                    )
 
         @functools.wraps(function)
         def synchronous(texts: Any, **arguments: Any) -> Any:

@@ -36,3 +36,10 @@ def threads() -> int:
     """Threads that torch uses on the CPU; all cores as long as it is not imported."""
     torch = sys.modules.get("torch")
     return os.cpu_count() or 1 if torch is None else int(torch.get_num_threads())
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

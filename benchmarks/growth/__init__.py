@@ -1,0 +1,1 @@
+"""What embstore costs as a store grows: ``python -m benchmarks.growth --help``."""

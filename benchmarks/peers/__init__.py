@@ -1,0 +1,1 @@
+"""embstore beside everything a user could pick instead: ``python -m benchmarks.peers``."""

@@ -172,6 +172,7 @@ class Recipes:
         self._storage_dtype = storage_dtype
         self._arguments: dict[tuple[Any, ...], Arguments] = {}
         self._namespaces: dict[str, Namespace] = {}
+        self._known: set[Arguments] = set()
         self._made: dict[Arguments, Recipe] = {}
 
     def arguments(self, given: tuple[Any, ...], further: dict[str, Any]) -> Arguments:
@@ -192,8 +193,10 @@ class Recipes:
             return _arguments(given, further)
         if known is None:
             if len(self._arguments) > _MOST:
-                self._arguments.clear()
+                for each in (self._arguments, self._known, self._made):
+                    each.clear()
             known = self._arguments[name] = _arguments(given, further)
+            self._known.add(known)
         return known
 
     def of(self, profile: ModelProfile, arguments: Arguments) -> Recipe:
@@ -216,9 +219,8 @@ class Recipes:
         recipe = Recipe(
             profile, numerics, settings, self.namespace(profile, settings, how.further, numerics)
         )
-        if how.prompt is None or how.prompt_name is None:  # of both, upstream warns at each call
-            if len(self._made) > _MOST:
-                self._made.clear()
+        # If both are given, upstream warns at each call.
+        if how in self._known and (how.prompt is None or how.prompt_name is None):
             self._made[how] = recipe
         return recipe
 

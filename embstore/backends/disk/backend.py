@@ -170,7 +170,9 @@ class DiskBackend:
 
         def work() -> tuple[Shelf, int, Found]:
             shelf = self._shelves.learn(ledger, namespace.id)
-            if shelf is not None and (fault := shelf.file.fault(shelf.known)):
+            with INDEX:  # it may take another file, which nobody may be reading meanwhile
+                fault = None if shelf is None else shelf.file.fault(shelf.known)
+            if fault is not None:
                 lost, path = repair.renew(self._session.directory, ledger, namespace.id)
                 old.append((path, f"{path} {fault}; {lost:,} vectors are lost"))
                 shelf = self._shelves.learn(ledger, namespace.id)

@@ -144,6 +144,14 @@ def merge(runs: Sequence[Run]) -> Run:
     return _run(runs[0].first, runs[-1].stop, high[order], rows[order])
 
 
+def _from(run: Run, first: int) -> Run:
+    """What a run has from one row on."""
+    if run.first >= first:
+        return run
+    kept = run.rows[:-1] >= first
+    return _run(first, max(first, run.stop), run.high[:-1][kept], run.rows[:-1][kept])
+
+
 def _run(first: int, stop: int, high: Column, rows: Rows) -> Run:
     starts = bucket_starts(high, bucket_bits(len(high)))
     return Run(first, stop, np.append(high, _LARGEST), np.append(rows, 0), starts)
@@ -206,14 +214,18 @@ class DigestIndex:
                 self._again.setdefault(half, []).append(row)
 
     def _fold(self, stop: int, high: Column, rows: Rows) -> None:
-        """Put what is recent, and these, into a run."""
+        """Put what is recent, and these, into a run of the rows before ``stop``."""
         again = [(half, row) for half, numbers in self._again.items() for row in numbers]
         recent = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
         high = np.concatenate([recent, np.array([half for half, _ in again], np.uint64), high])
         recent = np.fromiter(self._recent.values(), np.int64, len(self._recent))
         rows = np.concatenate([recent, np.array([row for _, row in again], np.int64), rows])
-        # By what there is, and not by what there should be: an interrupt may have come between.
-        new = sort(int(rows.min(initial=stop)), stop, high, rows)
+        # From where the last one ends, deleted rows included; an interrupt may have left some
+        # that are in both.
+        first = min(self._runs[-1].stop if self._runs else 0, int(rows.min(initial=stop)))
+        if first >= stop:
+            return
+        new = sort(first, stop, high, rows)
         smaller = len(self._runs)
         while smaller > self._kept and self._runs[smaller - 1].entries <= _SHARE * new.entries:
             smaller -= 1
@@ -226,9 +238,15 @@ class DigestIndex:
         self._fold(stop, np.empty(0, np.uint64), np.empty(0, np.int64))
         return self._runs[self._kept :]
 
-    def take_over(self, kept: Sequence[Run]) -> None:
-        """Use these runs, of the first rows and from files, in the place of one's own."""
-        rest = [run for run in self._runs[self._kept :] if run.stop > kept[-1].stop]
+    def take_over(self, kept: Sequence[Run], stop: int) -> None:
+        """Use these runs, of the first rows and from files, in the place of one's own.
+
+        Args:
+            kept: the runs.
+            stop: the row behind the last that is known here.
+        """
+        rest = [_from(run, kept[-1].stop) for run in self.in_memory(stop)]
+        rest = [run for run in rest if run.stop > run.first]
         self._kept, self._runs = len(kept), [*kept, *rest]
 
     def find(self, digests: Digests) -> Rows:

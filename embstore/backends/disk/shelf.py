@@ -76,7 +76,7 @@ class Shelf:
         kept = [run for run in runs.kept_runs(self._vectors, self.header, rows) if self._is_of(run)]
         if kept and kept[-1].stop > self._index.kept_rows:
             self._grow(kept[-1].stop)
-            self._index.take_over(kept)
+            self._index.take_over(kept, self.known)
             self._kept = kept
             self.known = max(self.known, kept[-1].stop)
 
@@ -105,7 +105,7 @@ class Shelf:
             self._keep_at = known + runs.KEPT_ROWS // 8
             new = self._index.in_memory(known)
             last = self.file.rows(known)[known - 1 :]["digest"].tobytes()
-        if self.holds_much and runs.keep(self._vectors, self.header, kept, new, last):
+        if self.holds_much and new and runs.keep(self._vectors, self.header, kept, new, last):
             with INDEX:
                 self.recall(known)
 

@@ -294,7 +294,7 @@ class DiskBackend:
             if len(rows):
                 # In the file first: after a crash in between they are gone, and not half there.
                 shelf.file.erase(rows)
-                ledger.erase(namespace.id, head, rows.tolist())
+                ledger.erase(namespace.id, head, rows)
             return len(rows)
 
         return ledger.transaction(work)

@@ -20,10 +20,13 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from embstore.backends.disk.claims import ClaimRecords
 from embstore.backends.disk.hardened import FILE, HardenedCache
 from embstore.backends.disk.usage import UsageRecords
 from embstore.backends.disk.vectors import FORMAT, generation_of, refuse_newer
+from embstore.backends.rows import Rows
 from embstore.errors import EmbstoreError, StoreDamagedError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
@@ -251,19 +254,19 @@ class Ledger:
             found.append((number + known, digests[known * DIGEST_SIZE :]))
         return found
 
-    def erase(self, namespace_id: bytes, head: Head, rows: list[int]) -> Head:
+    def erase(self, namespace_id: bytes, head: Head, rows: Rows) -> Head:
         """Delete rows: their digests become 0 here too. In a transaction."""
-        remaining = sorted(rows)
+        remaining = np.sort(rows)
         with self._cache.faults():
             for key in reversed(self._cache.keys(_key(b"b", namespace_id, head.generation))):
                 first = _first_row(key)
-                inside = [row - first for row in remaining if row >= first]
-                if inside:
-                    digests = bytearray(self._read(key))
-                    for row in inside:
-                        digests[row * DIGEST_SIZE : (row + 1) * DIGEST_SIZE] = bytes(DIGEST_SIZE)
-                    self._cache.set(key, bytes(digests))
-                    remaining = remaining[: len(remaining) - len(inside)]
+                before = int(np.searchsorted(remaining, first))
+                if before < len(remaining):
+                    raw = bytearray(self._read(key))
+                    digests = np.frombuffer(raw, np.uint8).reshape(-1, DIGEST_SIZE)
+                    digests[remaining[before:] - first] = 0
+                    self._cache.set(key, bytes(raw))
+                    remaining = remaining[:before]
         head = head._replace(deleted=head.deleted + len(rows))
         self._put_head(namespace_id, head)
         return head

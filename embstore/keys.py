@@ -6,10 +6,11 @@ the digest of the text. See docs/keys.md.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -103,7 +104,8 @@ class Namespace:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON values."""
-        return asdict(self)
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**found, "extra": copy.deepcopy(self.extra)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Namespace:

@@ -51,15 +51,15 @@ class Pending:
         _OPEN.add(self)
         _flush_at_workers_end()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Hear of all look-ups until now."""
         for namespace_id, (hits, misses) in self.counted_elsewhere().items():
             with COUNTERS:
                 self._hits[namespace_id] += hits
                 self._misses[namespace_id] += misses
 
     def of(self, namespace_id: bytes) -> tuple[int, int]:
-        """Hits and misses that the ledger does not know yet."""
-        self._count()
+        """Hits and misses that were heard of, and that the ledger does not know yet."""
         return self._hits[namespace_id], self._misses[namespace_id]
 
     def flush_if_due(self, ledger: Ledger) -> None:
@@ -88,7 +88,7 @@ class Pending:
         self._due = time.monotonic() + _EVERY
         for namespace_id, digests in self.used_elsewhere().items():
             self._shelves.use(namespace_id, digests)
-        self._count()
+        self.count()
         with COUNTERS:
             hits, misses = self._hits, self._misses
             self._begin()

@@ -220,8 +220,7 @@ class DiskBackend:
             )
         with INDEX:
             new = (shelf.locate(query) < 0) & first_of_each(query)
-        # What the head says, as of this transaction: _learn has just read it.
-        head = Head(header.generation, shelf.known, shelf.deleted)
+        head = Head(header.generation, shelf.known, shelf.deleted)  # as learnt in this transaction
         if count := int(np.count_nonzero(new)):
             if count < len(new):
                 query, vectors = query[new], vectors[new]
@@ -250,8 +249,6 @@ class DiskBackend:
         """See :class:`~embstore.backends.base.Backend`."""
         self._sharing.release(namespace.id, owner)
 
-    # --- what was used, and what goes -----------------------------------------------------------
-
     def watch(
         self,
         take_used: Callable[[], Mapping[bytes, list[bytes]]],
@@ -271,7 +268,9 @@ class DiskBackend:
         """See :class:`~embstore.backends.base.Backend`."""
         one, session = None if namespace is None else namespace.id, self._session
         drop = self._eviction.drop
-        return session.mending(lambda: drop(session.writable(), one, max_size, older_than))
+        dropped = session.mending(lambda: drop(session.writable(), one, max_size, older_than))
+        self._shelves.keep_all(session.writable())
+        return dropped
 
     # --- the rest of the protocol ---------------------------------------------------------------
 
@@ -391,6 +390,7 @@ class DiskBackend:
         report = session.mending(lambda: repair.compact(session.directory, session.writable()))
         with LEDGER:
             self._shelves.drop_all()
+        self._shelves.keep_all(session.writable())
         return report
 
     def close(self) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from embstore.backends.disk import repair
+from embstore.backends.disk import repair, runs
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.shelf import Shelf, learn_all
 from embstore.backends.disk.vectors import Header
 from embstore.backends.rows import Rows, as_digests
-from embstore.errors import StoreDamagedError
+from embstore.errors import StoreDamagedError, StoreError
 from embstore.locks import INDEX
 
 
@@ -86,6 +87,17 @@ class Shelves:
         if used:
             self.use(namespace_id, used)
         return shelf
+
+    def keep_all(self, ledger: Ledger) -> None:
+        """Sort into files what is not yet, of namespaces that were written anew. What fails is done
+        by whoever commits next."""
+        with contextlib.suppress(StoreError, OSError):
+            for namespace_id in ledger.namespace_ids():
+                head = ledger.head(namespace_id)
+                if head is not None and head.rows >= runs.KEPT_ROWS:
+                    self.refresh(ledger, namespace_id)
+                    if (shelf := self.get(namespace_id)) is not None:
+                        shelf.keep()
 
     def read_files(self, namespace_id: bytes) -> None:
         """Learn what a vector file says by itself, where no ledger can be had."""

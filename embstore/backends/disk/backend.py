@@ -151,7 +151,7 @@ class DiskBackend:
         with LEDGER:
             shelf, new = self._commit(ledger, namespace, query, vectors, seconds, owner)
         # Of what is committed: only that the next process has to sort more is lost by failing.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, MemoryError, StoreError):
             shelf.keep()
         return new
 

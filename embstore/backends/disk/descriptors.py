@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_MOST = max(8, min(128, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+_ALLOWED = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+_MOST = 128 if _ALLOWED == resource.RLIM_INFINITY else max(8, min(128, _ALLOWED // 8))
 """Files that are open to read, and as many to write. One that is mapped takes two descriptors, and
 a process may have as few as 256 of them."""
 

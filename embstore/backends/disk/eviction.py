@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.disk import repair
+from embstore.backends.disk import repair, runs
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.pending import Pending
@@ -113,7 +113,7 @@ def evict(
     if limit is not None:
         counts = [len(its) for its in times]
         strides = [
-            repair.stride(ledger, each) if count else 0
+            repair.stride(ledger, each) + runs.BYTES_A_ROW if count else 0
             for each, count in zip(ids, counts, strict=True)
         ]
         sizes = np.repeat(np.array(strides, np.int64), counts)

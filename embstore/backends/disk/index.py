@@ -22,9 +22,9 @@ _SHARE = 32
 a row, and each run more that a batch of 256 is looked up in, 0.1 µs for each text."""
 
 _LARGEST = np.uint64(2**64 - 1)
-_MOST_STEPS = 256
-"""Entries in one bucket of a run that are looked at. There are a dozen at most, unless the run is
-garbage: then the text counts as missing."""
+_STEPS = 12
+"""Entries in one bucket of a run that are looked at one by one. Where there are more, a text was
+deleted and stored again that often, or the run is garbage: the rest is searched."""
 
 Column = npt.NDArray[Any]
 """Unsigned or signed 64-bit or 32-bit integers."""
@@ -71,23 +71,30 @@ class Run:
     def after(self, high: Column, rows: Rows) -> Rows:
         """The first row of each of (n,) halves behind one that it may have, (n,)."""
         place = self._places(high)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_STEPS):
             same = self.high.take(place, mode="clip") == high
             passed = np.flatnonzero(same & (self.rows.take(place, mode="clip") <= rows))
             if not len(passed):
                 return self._rows_at(place, same)
             place[passed] += 1
-        return np.full(len(high), -1)
+        entries = self.high[:-1]
+        for one in passed.tolist():
+            end = int(entries.searchsorted(high[one], "right"))
+            start = min(place.item(one), end)
+            place[one] = start + int(self.rows[start:end].searchsorted(rows[one], "right"))
+            same[one] = place[one] < end
+        return self._rows_at(place, same)
 
     def _places(self, high: Column) -> Rows:
         # mode="clip" keeps garbage inside the arrays, and is quicker than a check that raises.
         place: Rows = self.starts.take((high >> self._shift).view(np.int64)).astype(np.int64)
         before = np.flatnonzero(self.high.take(place, mode="clip") < high)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_STEPS):
             if not len(before):
-                break
+                return place
             place[before] += 1
             before = before[self.high.take(place[before], mode="clip") < high[before]]
+        place[before] = self.high[:-1].searchsorted(high[before])
         return place
 
     def _rows_at(self, place: Rows, same: npt.NDArray[np.bool_]) -> Rows:
@@ -99,9 +106,11 @@ class Run:
         """:meth:`find` for one half, without numpy's cost of a call."""
         place = self.starts.item(high >> self._bits)
         entries = self.high
-        last = min(place + _MOST_STEPS, len(entries) - 1)
+        last = min(place + _STEPS, len(entries) - 1)
         while place < last and entries.item(place) < high:
             place += 1
+        if place == last < len(entries) - 1 and entries.item(place) < high:
+            place = last = int(entries[:-1].searchsorted(np.uint64(high)))
         if place > last or entries.item(place) != high:
             return -1
         row: int = self.rows.item(place)
@@ -209,8 +218,8 @@ class DigestIndex:
         if len(new) == len(halves) and 0 not in new and recent.keys().isdisjoint(new):
             recent.update(new)
             return
-        for row, half in enumerate(halves, first):
-            if half and recent.setdefault(half, row) != row:
+        for row, (half, low) in enumerate(digests.tolist(), first):
+            if (half or low) and recent.setdefault(half, row) != row:
                 self._again.setdefault(half, []).append(row)
 
     def _fold(self, stop: int, high: Column, rows: Rows) -> None:
@@ -248,6 +257,23 @@ class DigestIndex:
         rest = [_from(run, kept[-1].stop) for run in self.in_memory(stop)]
         rest = [run for run in rest if run.stop > run.first]
         self._kept, self._runs = len(kept), [*kept, *rest]
+
+    def sort_kept(self, digests: Digests) -> None:
+        """Have in memory what lay in files that cannot be read any more: (n, 2) digests of the
+        first rows, as far as they are known."""
+        there = np.flatnonzero(digests.any(axis=1))
+        run = sort(0, self.kept_rows, np.ascontiguousarray(digests[there, 0]), there)
+        self._kept, self._runs = 0, [run, *self._runs[self._kept :]]
+
+    def forget(self, digests: Digests, rows: Rows) -> None:
+        """Propose these rows no longer, which are deleted, where that costs nothing: of a text that
+        is stored again and again, few are left."""
+        for half, row in zip(digests[:, 0].tolist(), rows.tolist(), strict=True):
+            if self._recent.get(half) == row:
+                if again := self._again.get(half):
+                    self._recent[half] = again.pop(0)
+                else:
+                    del self._recent[half]
 
     def find(self, digests: Digests) -> Rows:
         """The first row proposed for each of (n, 2) digests, (n,), -1 where there is none."""

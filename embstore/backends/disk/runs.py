@@ -37,12 +37,15 @@ from embstore.backends.disk.index import Column, Run, bucket_bits, bucket_starts
 from embstore.backends.disk.location import file_mode
 from embstore.backends.disk.vectors import PAGE, SUFFIX, Header, open_regular, pwrite
 
+BYTES_A_ROW = 16
+"""What a row takes of a run at most: half a digest, a row number, its share of the starts."""
+
 KEPT_ROWS = 2**18
 """Rows in the smallest run that is kept. Sorting so many takes 14 ms, reading them back 1 ms."""
 
 _CHECKED_BYTES = 64 * 2**20
 """Size of a file up to which its checksum is compared when it is opened: 10 ms. A larger one is
-checked when it is merged, and by verify()."""
+checked when it is merged."""
 
 _PART = 2**20
 """Entries that are merged at once: what merging takes of memory does not grow with the store."""
@@ -140,10 +143,8 @@ def kept_runs(vectors: Path, header: Header, rows: int) -> list[KeptRun]:
     found: list[KeptRun] = []
     if rows < KEPT_ROWS:
         return found
-    stem = Path(header.file_name).stem
     with contextlib.suppress(OSError):
-        named = [_NAME.fullmatch(path.name) for path in vectors.glob(f"{stem}.*-*.run")]
-        ends = [(int(name[2]), int(name[3])) for name in named if name]
+        ends = [(first, stop) for _, first, stop in _named(vectors, header)]
         # The longest of those that begin where the last one ended.
         for first, stop in sorted(ends, key=lambda each: (each[0], -each[1])):
             if first == (found[-1].stop if found else 0) and first < stop <= rows:
@@ -172,7 +173,7 @@ def keep(
     """
     runs, rest = list(new), list(kept)
     while rest and rest[-1].stop - rest[-1].first <= new[-1].stop - runs[0].first:
-        if not rest[-1].is_sound():
+        if not rest[-1].is_whole() or not rest[-1].is_sound():
             rest[-1].path.unlink(missing_ok=True)
             return False  # next time, without it
         runs.insert(0, rest.pop())
@@ -186,15 +187,29 @@ def keep(
             return False
         if not os.path.samestat(os.fstat(fd), os.lstat(making)):
             return False  # the lock was had of a file that was renamed meanwhile
-        os.fchmod(fd, file_mode(vectors.parent))
-        _write(fd, header, runs, last)
-        os.rename(making, _path(vectors, header, runs[0].first, runs[-1].stop))
+        try:
+            os.fchmod(fd, file_mode(vectors.parent))
+            _write(fd, header, runs, last)
+            os.rename(making, _path(vectors, header, runs[0].first, runs[-1].stop))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                making.unlink()  # on a full disk, of all things
+            raise
     finally:
         os.close(fd)
-    for run in runs:
-        if isinstance(run, KeptRun):
-            run.path.unlink(missing_ok=True)
+    # Those merged, and what others made of the same rows at the same time, or left when they died.
+    for path, first, stop in _named(vectors, header):
+        inside = runs[0].first <= first and stop <= runs[-1].stop
+        if inside and (first, stop) != (runs[0].first, runs[-1].stop):
+            path.unlink(missing_ok=True)
     return True
+
+
+def _named(vectors: Path, header: Header) -> list[tuple[Path, int, int]]:
+    """The runs there are by their names, with the rows these say."""
+    paths = vectors.glob(f"{Path(header.file_name).stem}.*-*.run")
+    named = [(path, _NAME.fullmatch(path.name)) for path in paths]
+    return [(path, int(name[2]), int(name[3])) for path, name in named if name]
 
 
 def _write(fd: int, header: Header, runs: Sequence[Run], last: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from embstore.backends.rows import Array, Digests, Rows, as_digests
 from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE
 from embstore.locks import INDEX
+
+_LOOKED_AT = 32
+"""Rows, evenly spread, by which it is told whether a run in a file is of the rows there are."""
 
 
 class Shelf:
@@ -38,6 +42,7 @@ class Shelf:
         self._index = DigestIndex()
         self._vectors = directory
         self._keep_at = runs.KEPT_ROWS
+        self._recall_at = 0
         self._kept: list[runs.KeptRun] = []
         self._sound = np.zeros(0, np.bool_)
         self._used = np.zeros(0, np.bool_)
@@ -73,7 +78,8 @@ class Shelf:
     def recall(self, rows: int) -> None:
         """Take what lies sorted in files of the first of ``rows`` rows, if that is more than what
         was taken before."""
-        kept = [run for run in runs.kept_runs(self._vectors, self.header, rows) if self._is_of(run)]
+        self._recall_at = rows + runs.KEPT_ROWS // 8
+        kept = list(takewhile(self._is_of, runs.kept_runs(self._vectors, self.header, rows)))
         if kept and kept[-1].stop > self._index.kept_rows:
             self._grow(kept[-1].stop)
             self._index.take_over(kept, self.known)
@@ -81,9 +87,28 @@ class Shelf:
             self.known = max(self.known, kept[-1].stop)
 
     def _is_of(self, run: runs.KeptRun) -> bool:
-        """Whether the last row is still the one it was: not in a store that was set back."""
-        last = self.file.rows(run.stop)[run.stop - 1 :]["digest"].tobytes()
-        return last in (run.last_digest, bytes(DIGEST_SIZE))
+        """Whether it is still of these rows: not in a store that was set back, and written on.
+
+        Others stand then from some row on. The last one tells, unless it is the same text again:
+        so some more are looked at, the closer to the end the more.
+        """
+        digests = self.file.rows(run.stop)["digest"]
+        if len(digests) < run.stop:
+            return False
+        last = digests[run.stop - 1].tobytes()
+        back = [run.stop - 2**power for power in range(run.stop.bit_length())]
+        even = np.linspace(run.first, run.stop - 1, _LOOKED_AT).astype(np.int64)
+        numbers = np.unique([row for row in [*back, *even.tolist()] if row >= run.first])
+        looked = np.ascontiguousarray(digests[numbers])
+        live = looked.any(axis=1)
+        proposed = run.find(np.ascontiguousarray(looked[live, 0]))
+        same = (proposed >= 0) & (proposed <= numbers[live])
+        return last in (run.last_digest, bytes(DIGEST_SIZE)) and bool(same.all())
+
+    def recall_if_due(self) -> None:
+        """The same where much is held in memory, and some was learnt since it was last tried."""
+        if self.holds_much and self.known >= self._recall_at:
+            self.recall(self.known)
 
     @property
     def holds_much(self) -> bool:
@@ -100,6 +125,7 @@ class Shelf:
         if not self.holds_much or self.known < self._keep_at:
             return
         with INDEX:
+            self._check_kept()
             self.recall(self.known)
             known, kept = self.known, self._kept
             self._keep_at = known + runs.KEPT_ROWS // 8
@@ -109,10 +135,12 @@ class Shelf:
             with INDEX:
                 self.recall(known)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether all that lies in files can still be read."""
-        return all(run.is_whole() for run in self._kept)
+    def _check_kept(self) -> None:
+        """Do without the runs in files if one was cut short: what is mapped would end the
+        process. Called before each use of the index, under ``locks.INDEX``."""
+        if not all(run.is_whole() for run in self._kept):
+            self._index.sort_kept(self.file.rows(self._index.kept_rows)["digest"].copy())
+            self._kept = []
 
     # --- look-ups -------------------------------------------------------------------------------
 
@@ -122,6 +150,7 @@ class Shelf:
         The digest in the row is compared at every read (rows can be deleted by others), the
         checksum once per row and process, and again after others changed the file.
         """
+        self._check_kept()
         rows = self._index.find(digests)
         if (rows < 0).all():
             return rows  # without mapping what was written since
@@ -139,10 +168,17 @@ class Shelf:
             refused = ~self._are_of(mapped, rows[waiting], digests[waiting])
             waiting = waiting[refused]
             # That row was deleted, is damaged, or another text's.
+            self._forget_deleted(mapped, rows[waiting], digests[waiting])
             rows[waiting] = self._index.after(digests[waiting], rows[waiting])
             waiting = waiting[rows[waiting] >= 0]
         self._used[rows[rows >= 0]] = True
         return rows
+
+    def _forget_deleted(self, mapped: Array, rows: Rows, digests: Digests) -> None:
+        there = rows < len(mapped)
+        rows, digests = rows[there], digests[there]
+        deleted = ~mapped["digest"][rows].any(axis=1)
+        self._index.forget(digests[deleted], rows[deleted])
 
     def _are_of(self, mapped: Array, rows: Rows, digests: Digests) -> Found:
         """Which rows are sound and have these digests."""
@@ -167,6 +203,7 @@ class Shelf:
 
         Eight calls of numpy less: 3 µs where that takes 30.
         """
+        self._check_kept()
         row = self._index.find_one(int.from_bytes(digest[:8], "little"))
         if row < 0 or row >= len(self.file.rows(self.known)):
             return None
@@ -210,7 +247,8 @@ class Shelf:
     def take_used_digests(self) -> list[bytes]:
         """The same by digest, for when the rows get other numbers."""
         used = self.take_used()
-        raw = self.file.mapped["digest"][used[used < len(self.file.mapped)]].tobytes()
+        mapped = self.file.mapped_rows()
+        raw = mapped["digest"][used[used < len(mapped)]].tobytes()
         return [raw[at : at + DIGEST_SIZE] for at in range(0, len(raw), DIGEST_SIZE)]
 
     def mark_used(self, rows: Rows) -> None:

@@ -29,11 +29,7 @@ class Shelves:
 
     def get(self, namespace_id: bytes) -> Shelf | None:
         """What is known of a namespace so far."""
-        shelf = self._shelves.get(namespace_id)
-        if shelf is not None and not shelf.is_whole:
-            self.drop(namespace_id)  # a file of its index was cut short: it is read anew
-            shelf = None
-        return shelf
+        return self._shelves.get(namespace_id)
 
     def add(self, shelf: Shelf) -> None:
         """Know another one."""
@@ -76,8 +72,7 @@ class Shelves:
             batches = ledger.batches(namespace_id, head.generation, shelf.known)
             with INDEX:
                 learn_all(shelf, batches)
-                if shelf.holds_much:
-                    shelf.recall(head.rows)
+                shelf.recall_if_due()
         if shelf.known != head.rows:
             raise StoreDamagedError(
                 "batches are missing in the ledger", path=str(self._vectors.parent)

@@ -179,7 +179,8 @@ class VectorFile:
         """Inode, size and time of change."""
 
     def _look(self, now: os.stat_result) -> None:
-        seen = now.st_ino, now.st_size, now.st_mtime_ns
+        # The time of change that nobody can set back. Numbers of inodes are used again.
+        seen = now.st_ino, now.st_size, now.st_ctime_ns
         if seen != self._seen:
             before, self._seen = self._seen, seen
             # One that only grew was written by another process: rows never change.
@@ -195,6 +196,7 @@ class VectorFile:
             return False
         self.close()
         self._read_fd, self._seen = fd, None
+        _READ.add(self)
         return True
 
     def fault(self, rows: int) -> str | None:
@@ -248,6 +250,10 @@ class VectorFile:
         Raises:
             StoreError: if the file cannot be opened.
         """
+        with INDEX:  # so that nobody lets go of the file meanwhile (see descriptors.py)
+            return self._rows(count)
+
+    def _rows(self, count: int) -> Array:
         try:
             if self._read_fd < 0:
                 self._read_fd = open_regular(self.path)
@@ -277,9 +283,9 @@ class VectorFile:
 
     def count_rows(self) -> int:
         """How many rows there may be, by the file's length without the hole at its end, if any."""
-        self.rows(0)
         end = self._start
-        with contextlib.suppress(OSError):  # ENXIO: no data from here on
+        with INDEX, contextlib.suppress(OSError):  # ENXIO: no data from here on
+            self._rows(0)
             while self._read_fd >= 0:
                 end = os.lseek(self._read_fd, end, os.SEEK_DATA)
                 end = os.lseek(self._read_fd, end, os.SEEK_HOLE)
@@ -288,7 +294,17 @@ class VectorFile:
     @property
     def is_gone(self) -> bool:
         """Whether the file was cleared or compacted away since it was first read."""
-        return self._read_fd >= 0 and os.fstat(self._read_fd).st_nlink == 0
+        if self._read_fd < 0:  # let go of: each name is used once
+            return not os.path.lexists(self.path)
+        return os.fstat(self._read_fd).st_nlink == 0
+
+    def mapped_rows(self) -> Array:
+        """The rows that are :attr:`mapped`, as far as the file still has them, be it without a
+        name."""
+        if self._read_fd < 0:
+            return self.mapped[:0]
+        size = os.fstat(self._read_fd).st_size
+        return self.mapped[: max(0, size - self._start) // self.format.stride]
 
     def _map(self, present: int) -> None:
         # Of the whole file: it grows by small commits, and each map costs its page faults again.
@@ -316,7 +332,7 @@ class VectorFile:
         self._look(os.fstat(fd))
         pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
         now = os.fstat(fd)
-        self._seen = now.st_ino, now.st_size, now.st_mtime_ns
+        self._seen = now.st_ino, now.st_size, now.st_ctime_ns
 
     def erase(self, rows: Rows) -> None:
         """Make the numbered rows invalid for every reader at once, by zeroing checksum and digest.

@@ -113,7 +113,9 @@ def evict(
     if limit is not None:
         counts = [len(its) for its in times]
         strides = [
-            repair.stride(ledger, each) + runs.BYTES_A_ROW if count else 0
+            repair.stride(ledger, each) + runs.BYTES_A_ROW * (count >= runs.KEPT_ROWS)
+            if count
+            else 0
             for each, count in zip(ids, counts, strict=True)
         ]
         sizes = np.repeat(np.array(strides, np.int64), counts)

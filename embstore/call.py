@@ -40,13 +40,6 @@ class Arguments:
     further: dict[str, Any] = field(default_factory=dict)
     """Those that are the model's own: the task, and what its modules take."""
 
-    @classmethod
-    def of(cls, given: dict[str, Any]) -> Arguments:
-        """From the keyword arguments of a call."""
-        own = cls.__dataclass_fields__.keys() - {"further"}
-        named = {name: value for name, value in given.items() if name in own}
-        return cls(**named, further={name: given[name] for name in given.keys() - own})
-
     @cached_property
     def cacheable(self) -> bool:
         """Whether what is asked for is a vector that belongs to a text."""
@@ -198,6 +191,11 @@ class Recipes:
             known = self._arguments[name] = _arguments(given, further)
             self._known.add(known)
         return known
+
+    def named_arguments(self, named: dict[str, Any]) -> Arguments:
+        """:meth:`arguments`, given by name and only where they are not the defaults."""
+        given = tuple(named.get(name, getattr(Arguments, name)) for name in _FIELDS)
+        return self.arguments(given, {name: named[name] for name in named.keys() - _FIELDS})
 
     def of(self, profile: ModelProfile, arguments: Arguments) -> Recipe:
         """The recipe of a call.

@@ -218,7 +218,7 @@ class CachedEncoder(Delegate):
             inputs: as in :meth:`encode`.
             **arguments: as in :meth:`encode`.
         """
-        how = Arguments.of(arguments)
+        how = self._recipes.named_arguments(arguments)
         if how.several_devices or how.show_progress_bar:
             return await asyncio.to_thread(self.encode, inputs, **arguments)
         texts, singular = upstream.as_texts(inputs)

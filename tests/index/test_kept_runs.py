@@ -19,7 +19,6 @@ from tests.index.kept import (
     MODEL,
     STOPS,
     STRIDE,
-    build,
     check,
     elsewhere,
     found_in,
@@ -31,12 +30,6 @@ from tests.index.kept import (
     texts_of,
     vector_file,
 )
-
-
-@pytest.fixture
-def location(tmp_path: Path) -> Path:
-    build(tmp_path / "store")
-    return tmp_path / "store"
 
 
 def test_a_small_store_keeps_none(tmp_path: Path) -> None:

@@ -67,9 +67,12 @@ class KeptRun(Run):
     def __init__(self, path: Path, header: Header, first: int, stop: int) -> None:
         """Raises ValueError, OSError: if it is no sound file of these rows."""
         self.path = path
-        self._fd = -1
-        self._fd = open_regular(path)
-        page = os.pread(self._fd, _FIELDS.size + _CHECKSUM.size, 0)
+        fd = open_regular(path)
+        try:
+            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)  # which keeps a descriptor itself
+        finally:
+            os.close(fd)
+        page = self._map[: _FIELDS.size + _CHECKSUM.size]
         if len(page) < _FIELDS.size + _CHECKSUM.size:
             raise ValueError("is cut short")
         fields, checksum = page[: _FIELDS.size], page[_FIELDS.size :]
@@ -84,25 +87,20 @@ class KeptRun(Run):
         self.last_digest: bytes = last
         layout = _Layout(entries, width)
         self._size = layout.size
-        if not self.is_whole():
+        if len(self._map) < self._size or not self.is_whole():
             raise ValueError("is cut short")
-        view = mmap.mmap(self._fd, self._size, access=mmap.ACCESS_READ)
-        super().__init__(first, stop, *layout.arrays(view))
+        super().__init__(first, stop, *layout.arrays(self._map))
         if self._size <= _CHECKED_BYTES and not self.is_sound():
             raise ValueError("is damaged")
 
     def is_whole(self) -> bool:
         """Whether the file is as long as it was: what is mapped must not be cut short."""
-        return os.fstat(self._fd).st_size >= self._size
+        return self._map.size() >= self._size
 
     def is_sound(self) -> bool:
         """Whether the checksum of all it says is right."""
         sums = [xxh3_64(each.data) for each in (self.high, self.rows, self.starts)]
         return bool(_one_sum(sums) == self._sum)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
 
 class _Layout:

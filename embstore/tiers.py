@@ -25,6 +25,8 @@ class _Layout(NamedTuple):
     dtype: np.dtype[Any]
     dim: int
     prefix: bytes
+    one: tuple[int, int]
+    """The shape of one vector by itself."""
 
 
 class Tiers:
@@ -53,8 +55,8 @@ class Tiers:
         if layout is not None:
             row = self._memory.get(layout.prefix + digest)
             if row is not None:
-                vector = np.frombuffer(bytearray(row), layout.dtype).reshape(1, layout.dim)
-                return vector, FOUND.copy(), True
+                # frombuffer and reshape take twice as long.
+                return np.ndarray(layout.one, layout.dtype, bytearray(row)), FOUND.copy(), True
         vector, found = self._ask_backend(namespace, [digest])
         if found.item():
             self._admit(namespace, [digest], vector)
@@ -127,7 +129,7 @@ class Tiers:
             if layout is not None:
                 self._memory.clear(namespace.id)
             layout = self._layouts[namespace.id] = _Layout(
-                *kind, memory_prefix(namespace.id, *kind)
+                *kind, memory_prefix(namespace.id, *kind), (1, kind[1])
             )
         raw, stride = vectors.tobytes(), vectors.dtype.itemsize * vectors.shape[1]
         self._memory.put_many(

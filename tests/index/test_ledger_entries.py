@@ -93,7 +93,7 @@ def test_an_entry_that_had_a_file_is_replaced(tmp_path: Path) -> None:
     """Nothing of what others wrote there stays beside the new value."""
     with EmbeddingStore(tmp_path) as store:
         put(store, MODEL, texts_of(3))
-    key = b"k" + MODEL.id
+    key = b"h" + MODEL.id
     ledger_rows(
         tmp_path, "UPDATE Cache SET expire_time = 1, filename = NULL, size = 9 WHERE key = ?", key
     )

@@ -220,13 +220,13 @@ class DiskBackend:
             )
         with INDEX:
             new = (shelf.locate(query) < 0) & first_of_each(query)
-        head = Head(header.generation, shelf.known, shelf.deleted)  # as learnt in this transaction
+        head = shelf.head  # as learnt in this transaction
         if count := int(np.count_nonzero(new)):
             if count < len(new):
                 query, vectors = query[new], vectors[new]
             shelf.file.write(head.rows, stored.pack(query, vectors, self._scratch))
-            ledger.append(header.namespace.id, head, query.tobytes())
-            ledger.usage.add_computed(header.namespace.id, count, seconds)
+            told = head._replace(computed=head.computed + count, seconds=head.seconds + seconds)
+            ledger.append(header.namespace.id, told, query.tobytes())
             if time.monotonic() >= shelf.marked_until:
                 shelf.marked_until = ledger.usage.mark_written(
                     header.namespace.id, header.generation, head.rows
@@ -343,7 +343,7 @@ class DiskBackend:
         for namespace_id in {header.namespace.id for header in repair.headers(self._vectors)}:
             self._shelves.read_files(namespace_id)
             if (shelf := self._shelves.get(namespace_id)) is not None:
-                found.append(repair.info(shelf.header, shelf.known))
+                found.append(repair.info(shelf.header, Head(shelf.header.generation, shelf.known)))
         return found
 
     def _infos(self, ledger: Ledger) -> list[NamespaceInfo]:
@@ -354,8 +354,8 @@ class DiskBackend:
             if head is None or entry is None:
                 raise StoreDamagedError("the registry has a hole", path=self.location)
             header = Header(ledger.seed, head.generation, *entry)
-            figures = ledger.usage.figures(each).plus(*self._pending.of(each))
-            found.append(repair.info(header, head.rows, head.deleted, figures))
+            told, untold = ledger.usage.looked_up(each), self._pending.of(each)
+            found.append(repair.info(header, head, told[0] + untold[0], told[1] + untold[1]))
         return found
 
     def size(self) -> int:

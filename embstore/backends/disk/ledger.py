@@ -4,10 +4,11 @@
     M                                format version and seed, sealed JSON, written once
     G                                the generation handed out last, sealed
     n namespace                      registry: namespace, dtype and dim, sealed JSON, written once
-    h namespace                      head: generation, committed rows, deleted rows, sealed
+    h namespace                      head: generation, committed and deleted rows, vectors computed
+                                     and seconds spent on them, sealed
     b namespace generation first     one committed batch: its text digests, 16 B each
     i identity                       what is known of a model, sealed JSON
-    k, s, T, u, w                    counts over all processes, and times: see usage.py
+    s, T, u, w                       look-ups of all processes, and times: see usage.py
     c namespace worker owner         what is being computed: see claims.py
 
 Sealed values end in a checksum of key and value: one that does not match means a damaged ledger,
@@ -35,16 +36,22 @@ MERGE_LIMIT = 8192
 """Rows in a batch entry beyond which it is left as it is: 128 KiB of digests. Each digest is
 written as often as merging doubles its entry, to the log and again to the file."""
 
-_HEAD = struct.Struct("<QQQ")
+_SMALL = 64
+"""Rows up to which the last batch entry just grows: its 1 KiB is in a page that is written anyway,
+and a new entry changes the index as well."""
+
+_HEAD = struct.Struct("<QQQQd")
 _POSITION = struct.Struct(">QQ")
 
 
 class Head(NamedTuple):
-    """Where a namespace stands."""
+    """Where a namespace stands, and what it took to get there, over all processes."""
 
     generation: int
     rows: int
-    deleted: int
+    deleted: int = 0
+    computed: int = 0
+    seconds: float = 0.0
 
 
 class Ledger:
@@ -136,6 +143,8 @@ class Ledger:
             if not self._cache.is_in_transaction:  # which looks itself, at both ends
                 self._cache.check_in_place()
             value = self._cache.get_sealed(b"h" + namespace_id)
+            if value is not None and len(value) != _HEAD.size:
+                self._cache.damaged("a head has another size")
         return None if value is None else Head(*_HEAD.unpack(value))
 
     def entry(self, namespace_id: bytes) -> tuple[Namespace, str, int] | None:
@@ -163,7 +172,7 @@ class Ledger:
             self._cache.put_json(
                 b"n" + namespace.id, {"namespace": namespace.to_dict(), "dtype": dtype, "dim": dim}
             )
-        head = Head(self.next_generation(), 0, 0)
+        head = Head(self.next_generation(), 0)
         self._put_head(namespace.id, head)
         return head
 
@@ -187,7 +196,7 @@ class Ledger:
         with self._cache.faults():
             for kind in (b"b", b"c"):
                 self._cache.delete_range(kind + namespace_id)
-            for kind in (b"n", b"h", b"k", b"s"):
+            for kind in (b"n", b"h", b"s"):
                 self._cache.delete(kind + namespace_id)
         self.usage.drop(namespace_id)
         return head
@@ -216,7 +225,8 @@ class Ledger:
                 start = _first_row(key)
                 if start + length // DIGEST_SIZE != first:
                     self._cache.damaged("its batches do not follow each other")
-                if length > size or size + length > MERGE_LIMIT * DIGEST_SIZE:
+                full = size + length > MERGE_LIMIT * DIGEST_SIZE
+                if full or length > max(size, _SMALL * DIGEST_SIZE):
                     break
                 absorbed.append(key)
                 first, size = start, size + length

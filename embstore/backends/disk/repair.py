@@ -18,7 +18,6 @@ from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
 from embstore.backends.disk.location import VECTORS, file_mode
 from embstore.backends.disk.shelf import Shelf, learn_all
-from embstore.backends.disk.usage import Figures
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of, read_header
 from embstore.backends.rows import RowFormat, Rows
 from embstore.errors import StoreDamagedError, StoreError
@@ -26,7 +25,6 @@ from embstore.errors import StoreDamagedError, StoreError
 _CHUNK = 8192
 _ASIDE = ".damaged"
 _BUILDING = ".rebuild-"
-_NOTHING = Figures()
 
 
 def headers(vectors: Path) -> list[Header]:
@@ -54,18 +52,18 @@ def _all_headers(vectors: Path, skip: tuple[type[Exception], ...]) -> list[Heade
     return sorted(found, key=lambda header: header.generation)
 
 
-def info(header: Header, rows: int, deleted: int = 0, figures: Figures = _NOTHING) -> NamespaceInfo:
+def info(header: Header, head: Head, hits: int = 0, misses: int = 0) -> NamespaceInfo:
     """What the registry shows of a namespace."""
     return NamespaceInfo(
         namespace=header.namespace,
         dtype=np.dtype(header.dtype).name,
         dim=header.dim,
-        entries=rows - deleted,
-        bytes=header.size + rows * header.row_format().stride,
-        computed=figures.computed,
-        encode_seconds=figures.seconds,
-        hits=figures.hits,
-        misses=figures.misses,
+        entries=head.rows - head.deleted,
+        bytes=header.size + head.rows * header.row_format().stride,
+        computed=head.computed,
+        encode_seconds=head.seconds,
+        hits=hits,
+        misses=misses,
     )
 
 
@@ -180,10 +178,10 @@ def _next_generation(
 ) -> Head:
     """Write the sound rows of all sources, or those ``kept`` of the only one, into a new file, each
     text once. In a transaction."""
-    entry = ledger.entry(namespace_id)
-    if entry is None:
+    entry, before = ledger.entry(namespace_id), ledger.head(namespace_id)
+    if entry is None or before is None:
         raise StoreDamagedError("the registry has a hole", path=str(directory))
-    head = Head(ledger.next_generation(), 0, 0)
+    head = before._replace(generation=ledger.next_generation(), rows=0, deleted=0)
     target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
     try:
         target.file.create()

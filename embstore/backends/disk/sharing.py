@@ -71,8 +71,8 @@ class Sharing:
             ledger.claims.put(namespace_id, who, query[mine])
         else:
             ledger.claims.drop(namespace_id, who)
-        figures = ledger.usage.figures(namespace_id)
-        pace = figures.seconds / figures.computed if figures.computed else 0.0
+        head = None if shelf is None else shelf.head
+        pace = head.seconds / head.computed if head is not None and head.computed else 0.0
         return Claimed(mine, stored, theirs, len(claims), pace)
 
     def claimed(self, namespace_id: bytes, query: Digests) -> Found:

@@ -11,6 +11,7 @@ import numpy as np
 from embstore.backends.base import Found
 from embstore.backends.disk import runs
 from embstore.backends.disk.index import DigestIndex
+from embstore.backends.disk.ledger import Head
 from embstore.backends.disk.vectors import Header, VectorFile
 from embstore.backends.rows import Array, Digests, Rows, as_digests
 from embstore.errors import StoreDamagedError
@@ -29,7 +30,7 @@ class Shelf:
 
     Attributes:
         known: number of rows this process has heard of.
-        deleted: how many of these the ledger had as deleted, when it was last read.
+        head: where the ledger stood when it was last read.
         marked_until: see UsageRecords.mark_written.
         corrupt: rows found damaged so far.
     """
@@ -39,7 +40,7 @@ class Shelf:
         self.header = header
         self.known = 0
         self.corrupt = 0
-        self.deleted = 0
+        self.head = Head(header.generation, 0)
         self.marked_until = 0.0
         self._changes = 0
         self._index = DigestIndex()

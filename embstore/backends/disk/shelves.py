@@ -77,7 +77,7 @@ class Shelves:
             raise StoreDamagedError(
                 "batches are missing in the ledger", path=str(self._vectors.parent)
             )
-        shelf.deleted = head.deleted
+        shelf.head = head
         self.add(shelf)
         if used:
             self.use(namespace_id, used)

@@ -1,7 +1,6 @@
-"""What the ledger keeps of how a store is used: counts over all processes, and times.
+"""What the ledger keeps of how a store is read: look-ups of all processes, and times.
 
     key                              value
-    k namespace                      vectors computed and seconds spent, sealed
     s namespace                      hits and misses, sealed
     T                                the time given out last, sealed
     u namespace generation part      when each of 4096 rows was last used
@@ -20,7 +19,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,22 +36,8 @@ _USES = 4096
 _MARK_EVERY = 600
 """Seconds between two notes of when rows were written: the age of a row is known to 10 minutes."""
 
-_COMPUTED = struct.Struct("<Qd")
 _LOOKED_UP = struct.Struct("<QQ")
 _LATEST = 2**32 - 1
-
-
-class Figures(NamedTuple):
-    """What was done under a namespace, over all processes."""
-
-    computed: int = 0
-    seconds: float = 0.0
-    hits: int = 0
-    misses: int = 0
-
-    def plus(self, hits: int, misses: int) -> Figures:
-        """These and so many more."""
-        return self._replace(hits=self.hits + hits, misses=self.misses + misses)
 
 
 class UsageRecords:
@@ -64,33 +48,21 @@ class UsageRecords:
 
     # --- counts ---------------------------------------------------------------------------------
 
-    def figures(self, namespace_id: bytes) -> Figures:
-        """What was done under a namespace."""
+    def looked_up(self, namespace_id: bytes) -> tuple[int, int]:
+        """Hits and misses under a namespace."""
         with LEDGER, self._cache.faults():
-            computed = self._unpack(_COMPUTED, b"k" + namespace_id)
-            looked_up = self._unpack(_LOOKED_UP, b"s" + namespace_id)
-        return Figures(*computed, *looked_up)
-
-    def _unpack(self, form: struct.Struct, key: bytes) -> tuple[Any, ...]:
-        value = self._cache.get_sealed(key) or bytes(form.size)
-        if len(value) != form.size:
-            self._cache.damaged("a counter has another size")
-        return form.unpack(value)
-
-    def add_computed(self, namespace_id: bytes, computed: int, seconds: float) -> None:
-        """Count vectors, and what computing them took."""
-        key = b"k" + namespace_id
-        with self._cache.faults():
-            before = self._unpack(_COMPUTED, key)
-            self._cache.put_sealed(key, _COMPUTED.pack(before[0] + computed, before[1] + seconds))
+            value = self._cache.get_sealed(b"s" + namespace_id) or bytes(_LOOKED_UP.size)
+            if len(value) != _LOOKED_UP.size:
+                self._cache.damaged("a counter has another size")
+        hits, misses = _LOOKED_UP.unpack(value)
+        return hits, misses
 
     def add_looked_up(self, namespace_id: bytes, hits: int, misses: int) -> None:
         """Count look-ups."""
-        key = b"s" + namespace_id
+        before = self.looked_up(namespace_id)
         with self._cache.faults():
-            before = self._unpack(_LOOKED_UP, key)
             after = (max(0, before[0] + hits), max(0, before[1] + misses))
-            self._cache.put_sealed(key, _LOOKED_UP.pack(*after))
+            self._cache.put_sealed(b"s" + namespace_id, _LOOKED_UP.pack(*after))
 
     # --- times ----------------------------------------------------------------------------------
 

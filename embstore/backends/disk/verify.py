@@ -34,7 +34,7 @@ def _look_for_faults(ledger: Ledger) -> None:
         raise StoreDamagedError(problems[0], path=str(ledger.path))
     ledger.check_identities()
     for namespace_id in ledger.namespace_ids():
-        ledger.usage.figures(namespace_id)
+        ledger.usage.looked_up(namespace_id)
         shelf_of(ledger.path.parent, ledger, namespace_id)[0].file.close()
 
 

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EXTRAS := sentence-transformers,cli,parquet,bench,safetensors,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,openai,prometheus,opentelemetry
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
@@ -54,7 +55,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[sentence-transformers,cli,parquet,bench]' --group dev
+	    --editable '.[$(EXTRAS)]' --group dev
 	touch $@
 
 .venv-peers/.installed: pyproject.toml constraints.txt

@@ -12,7 +12,7 @@ from tests.helpers import ROOT, run_python
 PACKAGE = ROOT / "embstore"
 LAYERS = [
     {"cli", "integrations"},
-    {"encoder", "decorator", "batching"},
+    {"encoder", "decorator", "batching", "moving", "drift"},
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
     | {"tuning", "token_batches", "online", "threads", "share", "commits", "halves"},
     {"store", "doctor"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"memory", "backends", "faults"},
     {"watch"},
     {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"}
-    | {"lazily"},
+    | {"lazily", "hooks"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -18,7 +18,9 @@ from embstore.backends.base import (
     CompactReport,
     Found,
     NamespaceInfo,
+    Progressed,
     VerifyReport,
+    unheard,
 )
 from embstore.backends.rows import Array, as_vectors
 from embstore.claims import Claims
@@ -310,21 +312,23 @@ class EmbeddingStore:
         finally:
             self._tiers.clear_memory(namespace)
 
-    def verify(self) -> VerifyReport:
+    def verify(self, progressed: Progressed = unheard) -> VerifyReport:
         """Check every row of the store against its checksum and the ledger. Writes nothing.
+        ``progressed`` is called with a number of rows when so many more are checked.
 
         Raises:
             StoreError: if the store cannot be read at all.
         """
-        return self._need_backend().verify()
+        return self._need_backend().verify(progressed)
 
-    def compact(self) -> CompactReport:
+    def compact(self, progressed: Progressed = unheard) -> CompactReport:
         """Give back the space of deleted and damaged rows. Other writers wait meanwhile.
+        ``progressed`` is called as in :meth:`verify`, when a namespace is done.
 
         Raises:
             StoreError: if the store cannot be written.
         """
-        return self._need_to_write().compact()
+        return self._need_to_write().compact(progressed)
 
     def prune(
         self,

@@ -15,6 +15,14 @@ from embstore.keys import Namespace
 Found = npt.NDArray[Any]
 """(n,) bool."""
 
+Progressed = Callable[[int], object]
+"""Called with a number of rows when so many more are done."""
+
+
+def unheard(rows: int) -> None:
+    """A :data:`Progressed` for whoever shows no progress."""
+
+
 FOUND: Found = np.ones(1, np.bool_)
 """To be copied, which takes a fifth of the time of making it."""
 
@@ -203,10 +211,10 @@ class Backend(Protocol):
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """Record a JSON object under a key of 16 bytes."""
 
-    def verify(self) -> VerifyReport:
+    def verify(self, progressed: Progressed = unheard) -> VerifyReport:
         """Check every row. Writes nothing."""
 
-    def compact(self) -> CompactReport:
+    def compact(self, progressed: Progressed = unheard) -> CompactReport:
         """Give back the space of rows deleted, damaged or doubled."""
 
     def prune(

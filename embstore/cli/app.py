@@ -12,7 +12,6 @@ from embstore.cli.errors import Commands
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,7 +50,7 @@ def root(
     embstore bench --html report.html
 
     [bold]Exit codes:[/bold] 0 done, 1 a check failed or a question was answered with no,
-    2 bad usage or input, 130 interrupted.
+    2 bad usage or input, 130 interrupted. Tables are coloured on terminals only; NO_COLOR is heard.
     """
 
 

@@ -31,11 +31,20 @@ class Commands(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
-            except USER_ERRORS as error:
-                # A closed pipe (`embstore stats | head -1`) is nobody's error; typer deals with it.
-                if ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:
+            except KeyboardInterrupt:
+                if ctx.params["debug"]:
+                    raise
+                print("interrupted", file=sys.stderr)
+                raise typer.Exit(130) from None
+            except Exception as error:
+                # Typer's own, which say by themselves how they end; and a closed pipe
+                # (`embstore stats | head -1`), which is nobody's error.
+                theirs = isinstance(error, typer.Abort) or hasattr(error, "exit_code")
+                if theirs or ctx.params["debug"] or getattr(error, "errno", None) == errno.EPIPE:
                     raise
                 print(f"error: {explain(error)}", file=sys.stderr)
+                if not isinstance(error, USER_ERRORS):
+                    print("embstore --debug shows where it arose", file=sys.stderr)
                 raise typer.Exit(2) from None
 
 
@@ -47,6 +56,8 @@ def explain(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if not isinstance(error, USER_ERRORS):
+        return f"{type(error).__name__}: {error}"
     return str(error) or type(error).__name__
 
 

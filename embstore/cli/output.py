@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from embstore.cli.errors import InputError
 from embstore.files import written_whole
@@ -31,6 +33,12 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, left: 
         table.add_row(*row)
     # No markup: a model may well be called "org/[draft]".
     Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def progress_bar(total: int, unit: str) -> tqdm[Any]:
+    """A bar on stderr, with rate and remaining time, if that is a terminal; to be used in
+    ``with``."""
+    return tqdm(total=total, unit=f" {unit}", unit_scale=True, disable=not sys.stderr.isatty())
 
 
 def check_writable(path: Path) -> None:

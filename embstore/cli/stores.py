@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,19 +14,33 @@ from embstore import EmbeddingStore
 from embstore.backends.base import NamespaceInfo
 from embstore.cli import options as opt
 from embstore.cli.errors import InputError
-from embstore.cli.output import print_json, print_table
+from embstore.cli.output import print_json, print_table, progress_bar
+from embstore.errors import EmbstoreError
 from embstore.stats import format_bytes
 from embstore.units import parse_bytes, parse_seconds
 
 _ID_SHOWN = 12  # hex digits of a namespace id: enough to tell one from billions
 
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def _known_models(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell's completion: names of the models in the store. Silent about whatever fails."""
+    with contextlib.suppress(EmbstoreError), _open(ctx.params.get("location")) as store:
+        names = {info.namespace.model_name for info in store.namespaces()}
+        return sorted(name for name in names if name.startswith(incomplete))
+    return []
+
+
 Which = Annotated[
     str | None,
     typer.Option(
-        "--namespace", "-n", help="Name of a model, or the beginning of a namespace's id."
+        "--namespace",
+        "-n",
+        help="Name of a model, or the beginning of a namespace's id.",
+        autocompletion=_known_models,
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def stats(location: opt.Store = None, json: opt.Json = False) -> None:
@@ -87,7 +102,8 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
 def verify(location: opt.Store = None, json: opt.Json = False) -> None:
     """Read every row and check it against its checksum; exit code 1 if something is damaged."""
     with _open(location) as store:
-        report = store.verify()
+        with progress_bar(store.stats().entries, "rows") as bar:
+            report = store.verify(bar.update)
         where = store.location
     if json:
         print_json({"store": where, "ok": report.ok, **asdict(report)})
@@ -104,7 +120,8 @@ def verify(location: opt.Store = None, json: opt.Json = False) -> None:
 def compact(location: opt.Store = None, json: opt.Json = False) -> None:
     """Give back the space of deleted and damaged rows."""
     with _open(location, read_only=False) as store:
-        report = store.compact()
+        with progress_bar(store.stats().entries, "rows") as bar:
+            report = store.compact(bar.update)
         where = store.location
     if json:
         print_json({"store": where, **asdict(report)})

@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from embstore.backends.base import FOUND, Claimed, CompactReport, Found, NamespaceInfo, VerifyReport
+from embstore.backends.base import (
+    FOUND,
+    Claimed,
+    CompactReport,
+    Found,
+    NamespaceInfo,
+    Progressed,
+    VerifyReport,
+    unheard,
+)
 from embstore.backends.disk import repair, runs
 from embstore.backends.disk.eviction import Eviction
 from embstore.backends.disk.ledger import Head, Ledger
@@ -380,14 +389,14 @@ class DiskBackend:
 
         self._session.mending(work)
 
-    def verify(self) -> VerifyReport:
+    def verify(self, progressed: Progressed = unheard) -> VerifyReport:
         """See :class:`~embstore.backends.base.Backend`."""
-        return verify(self._session.directory, self._session.ledger)
+        return verify(self._session.directory, self._session.ledger, progressed)
 
-    def compact(self) -> CompactReport:
+    def compact(self, progressed: Progressed = unheard) -> CompactReport:
         """See :class:`~embstore.backends.base.Backend`."""
-        session = self._session
-        report = session.mending(lambda: repair.compact(session.directory, session.writable()))
+        at, session = self._session.directory, self._session
+        report = session.mending(lambda: repair.compact(at, session.writable(), progressed))
         with LEDGER:
             self._shelves.drop_all()
         self._shelves.keep_all(session.writable())

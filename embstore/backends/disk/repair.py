@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import CompactReport, Found, NamespaceInfo
+from embstore.backends.base import CompactReport, Found, NamespaceInfo, Progressed, unheard
 from embstore.backends.disk import runs
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
@@ -89,26 +89,31 @@ def shelf_of(directory: Path, ledger: Ledger, namespace_id: bytes) -> tuple[Shel
     return shelf, head
 
 
-def compact(directory: Path, ledger: Ledger) -> CompactReport:
+def compact(directory: Path, ledger: Ledger, progressed: Progressed = unheard) -> CompactReport:
     """Copy what is sound into the next generation of each namespace that has anything to drop.
 
     Each namespace is one transaction: others wait for it, and a crash leaves the old generation.
     """
     before, kept = size(directory), 0
     for namespace_id in ledger.namespace_ids():
-        kept += ledger.transaction(partial(_compact_one, directory, ledger, namespace_id))
+        one = partial(_compact_one, directory, ledger, namespace_id, progressed)
+        kept += ledger.transaction(one)
     ledger.vacuum()  # also writes the log into the ledger, for good
     ledger.transaction(lambda: _remove_strangers(directory, ledger))
     return CompactReport(kept, before, size(directory))
 
 
-def _compact_one(directory: Path, ledger: Ledger, namespace_id: bytes) -> int:
+def _compact_one(
+    directory: Path, ledger: Ledger, namespace_id: bytes, progressed: Progressed
+) -> int:
     """Drop what is not sound; returns how many rows are left. In a transaction."""
     if ledger.head(namespace_id) is None:
         return 0  # cleared by another process meanwhile
     shelf, head = shelf_of(directory, ledger, namespace_id)
     if len(_sound(shelf)) < head.rows or not _has_header(shelf):
-        head = _next_generation(directory, ledger, namespace_id, [shelf])
+        head = _next_generation(directory, ledger, namespace_id, [shelf], progressed=progressed)
+    else:
+        progressed(head.rows)
     shelf.file.close()
     return head.rows
 
@@ -175,6 +180,7 @@ def _next_generation(
     namespace_id: bytes,
     sources: Iterable[Shelf],
     kept: Found | None = None,
+    progressed: Progressed = unheard,
 ) -> Head:
     """Write the sound rows of all sources, or those ``kept`` of the only one, into a new file, each
     text once. In a transaction."""
@@ -185,7 +191,7 @@ def _next_generation(
     target = Shelf(directory / VECTORS, Header(ledger.seed, head.generation, *entry))
     try:
         target.file.create()
-        return _fill(ledger, target, head, sources, kept)
+        return _fill(ledger, target, head, sources, kept, progressed)
     except BaseException:
         target.file.path.unlink(missing_ok=True)  # nothing of it is committed
         raise
@@ -194,7 +200,12 @@ def _next_generation(
 
 
 def _fill(
-    ledger: Ledger, target: Shelf, head: Head, sources: Iterable[Shelf], kept: Found | None
+    ledger: Ledger,
+    target: Shelf,
+    head: Head,
+    sources: Iterable[Shelf],
+    kept: Found | None,
+    progressed: Progressed,
 ) -> Head:
     namespace_id, times = target.header.namespace.id, [np.empty(0, np.uint32)]
     ledger.switch(namespace_id, head)
@@ -212,6 +223,7 @@ def _fill(
                 target.learn(head.rows, digests[new], sound=True)
                 head = ledger.append(namespace_id, head, digests[new].tobytes())
                 times.append(then[numbers[new]])
+            progressed(len(numbers))
     ledger.usage.put_times(namespace_id, head.generation, np.concatenate(times))
     target.file.sync()  # before the old file goes
     return head

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import VerifyReport
+from embstore.backends.base import Progressed, VerifyReport, unheard
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
@@ -38,7 +38,9 @@ def _look_for_faults(ledger: Ledger) -> None:
         shelf_of(ledger.path.parent, ledger, namespace_id)[0].file.close()
 
 
-def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
+def verify(
+    directory: Path, ledger: Ledger | None, progressed: Progressed = unheard
+) -> VerifyReport:
     """Compare every row with its checksum and with the ledger, and the ledger with itself."""
     if ledger is None:
         return VerifyReport(0, 0, (f"the ledger {directory / FILE} cannot be used",))
@@ -60,6 +62,7 @@ def verify(directory: Path, ledger: Ledger | None) -> VerifyReport:
             live = expected.any(axis=1)
             rows += int(live.sum())
             bad += int(live.sum()) - _count_sound(shelf, first, expected)
+            progressed(int(live.sum()))
         if bad:
             problems.append(f"{shelf.file.path}: {bad:,} damaged rows")
         corrupt += bad

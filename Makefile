@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := sentence-transformers,cli,parquet,bench,safetensors,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,openai,prometheus,opentelemetry
+EXTRAS := sentence-transformers,cli,parquet,bench,safetensors,langchain,llama-index,haystack,datasets,mteb,prometheus,opentelemetry
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
-.PHONY: demo test bench peers growth soak notebook format clean
+.PHONY: demo test docs bench peers growth soak notebook format clean
 
 demo: $(INSTALLED)
 	$(BIN)/embstore demo $(ARGS)
@@ -21,6 +21,10 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/pytest --doctest-modules embstore
 	$(BIN)/pytest --numprocesses auto --dist worksteal
+
+# The site, in .docs-build: all pages, with search and a reference of the API.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -n -b html docs .docs-build
 
 bench: $(INSTALLED)
 	$(BIN)/pytest benchmarks --benchmark-only

@@ -1,5 +1,7 @@
 """A persistent, disk-backed cache for embeddings."""
 
+import logging
+
 from embstore.backends.base import CompactReport, NamespaceInfo, VerifyReport
 from embstore.decorator import cached
 from embstore.encoder import CachedEncoder
@@ -39,3 +41,8 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Or else what is warned of anyway would be printed twice where nobody has set up logging. (That
+# logging is imported before locks.py matters too: at a fork, embstore's locks are taken first, as
+# they may be held where something is logged.)
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -8,12 +8,15 @@ when its last one is over.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from embstore import machine
+from embstore import hooks, machine
 from embstore.lazily import Lazily
 from embstore.lookup import Lookup
 from embstore.share import Work
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from concurrent import futures
 else:
     futures = Lazily("concurrent.futures")
+
+_LOG = logging.getLogger(__name__)
 
 _SLOW = 0.1
 """Seconds for a chunk from which on committing it beside the next one gains less than 2 %."""
@@ -48,12 +53,14 @@ class Commits:
         self._cores_left = 0.0
         work.before_claim = self.wait
 
-    def timed(self, compute: Callable[[], Any]) -> tuple[Any, float]:
-        """What a model computes, and the seconds that it took."""
-        began, used = time.perf_counter(), time.process_time()
-        output = compute()
-        seconds = time.perf_counter() - began
-        used = time.process_time() - used
+    def timed(self, texts: int, compute: Callable[[], Any]) -> tuple[Any, float]:
+        """What a model computes for so many texts, and the seconds that it took."""
+        store, namespace = self._lookup.store, self._lookup.namespace
+        with hooks.watched(_LOG, "compute", store.location, namespace, texts):
+            began, used = time.perf_counter(), time.process_time()
+            output = compute()
+            seconds = time.perf_counter() - began
+            used = time.process_time() - used
         self._cores_left = machine.cores() - used / max(seconds, 1e-9)
         return output, seconds
 
@@ -81,8 +88,10 @@ class Commits:
             return
         if self._threads is None:
             self._threads = futures.ThreadPoolExecutor(1, "embstore-commits")
-        # Copied: a function may well give the next chunk in the same array.
-        task = self._threads.submit(self._lookup.keep, positions, vectors.copy(), seconds, owner)
+        # In this call's context, in which hooks know what it belongs to. And copied: a function may
+        # well give the next chunk in the same array.
+        keep = partial(self._lookup.keep, positions, vectors.copy(), seconds, owner)
+        task = self._threads.submit(copy_context().run, keep)
         self._under_way = task, took
 
     def wait(self) -> None:

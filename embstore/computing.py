@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from embstore.backends.rows import Array
-from embstore.call import Call, Group
+from embstore.call import Arguments, Call, Group
 from embstore.commits import Commits
 from embstore.lookup import Lookup
-from embstore.models import Model
+from embstore.models import FunctionModel, LazyModel, Model
 from embstore.share import Work, share_of
 from embstore.store import EmbeddingStore
 from embstore.threads import Threads
@@ -32,12 +33,19 @@ class Computer:
         store: keeps vectors, and what is learnt of the model's best batches.
         concurrency: batches of several calls' texts that are computed at the same time.
         coalesce: whether texts that another worker is computing are left to it.
+        device: where, unless a call says otherwise; None is the model's own.
     """
 
     def __init__(
-        self, model: Model, store: EmbeddingStore, concurrency: int, coalesce: bool
+        self,
+        model: Model,
+        store: EmbeddingStore,
+        concurrency: int,
+        coalesce: bool,
+        device: str | None,
     ) -> None:
         self._model = model
+        self._device = device
         self._coalesce = coalesce
         self._store = store
         self._tuner = Tuner(store)
@@ -60,7 +68,7 @@ class Computer:
             for chunk, limit in plan:
                 these = [texts[position] for position in chunk]
                 output, seconds = commits.timed(
-                    partial(self._model.compute, these, limit, **call.recipe.settings)
+                    len(these), partial(self._model.compute, these, limit, **call.recipe.settings)
                 )
                 plan.took(seconds)
                 commits.add(chunk, output, seconds)
@@ -83,7 +91,8 @@ class Computer:
         Raises:
             ModelChangedError: as :meth:`compute_together`.
         """
-        await self._alone.run(self._compute_now, call, call.lookup, call.texts)
+        run = copy_context().run  # what hooks are told belongs to this call
+        await self._alone.run(run, self._compute_now, call, call.lookup, call.texts)
 
     def _compute_now(self, call: Call, lookup: Lookup, texts: list[str]) -> None:
         if not self._model.profile().same_vectors(call.recipe.profile):
@@ -91,6 +100,21 @@ class Computer:
         # Others may have computed some, until it was this one's turn.
         lookup.missing = lookup.look_again(lookup.missing)
         self.compute(call, lookup, texts)
+
+    def output_device(self, arguments: Arguments) -> Any:
+        """Where the tensors of a call belong: where they are computed or, if all of them are known
+        and the model is not loaded, would be."""
+        if arguments.several_devices:
+            return "cpu"
+        if arguments.device is not None:
+            return arguments.device
+        if isinstance(self._model, FunctionModel):
+            return self._device or "cpu"
+        if isinstance(self._model, LazyModel) and not self._model.is_loaded:
+            from sentence_transformers.util import get_device_name
+
+            return self._device or get_device_name()
+        return self._model.load().device
 
     def _plan(self, call: Call, work: Work, texts: list[str]) -> Plan:
         how = call.arguments

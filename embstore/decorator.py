@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+from embstore import columns, hooks
 from embstore.backends.rows import Array
 from embstore.commits import Commits
 from embstore.keys import STORAGE_DTYPE, Namespace, check_storage_dtype
@@ -85,16 +86,23 @@ def cached(
     limits = online or OnlineBatching(max_batch=batch_size, concurrency=4)
 
     def decorate(function: F) -> F:
-        def look_up(texts: list[str], arguments: dict[str, Any]) -> tuple[Namespace, Lookup]:
-            namespace = Namespace(
+        def namespace_of(arguments: dict[str, Any]) -> Namespace:
+            return Namespace(
                 model_name,
                 "" if version is None else f"version:{version}",
                 extra={**arguments, **rounded},
             )
+
+        def look_up(texts: list[str], namespace: Namespace) -> Lookup:
             lookup = Lookup.find(store, namespace, texts)
             if on_miss == "raise":
                 lookup.raise_if_missing()
-            return namespace, lookup
+            return lookup
+
+        def watched(
+            name: hooks.Name, texts: list[str], namespace: Namespace
+        ) -> AbstractContextManager[object]:
+            return hooks.watched(None, name, store.location, namespace, len(texts))
 
         def share(lookup: Lookup, texts: list[str]) -> AbstractContextManager[Work]:
             return share_of(lookup, lookup.missing, texts, coalesce=coalesce)
@@ -105,10 +113,10 @@ def cached(
                 lookup = Lookup.absent(store, group.namespace, texts, digests)
                 with share(lookup, texts) as work:
                     while chunk := await work.take_async(batch_size):
+                        these = [texts[place] for place in chunk]
                         began = time.perf_counter()
-                        output = await function(
-                            [texts[place] for place in chunk], **group.arguments
-                        )
+                        with watched("compute", these, group.namespace):
+                            output = await function(these, **group.arguments)
                         seconds = time.perf_counter() - began
                         owner = work.owner_that_ends()
                         kept = lookup.complete(chunk, output, seconds, owner)
@@ -119,10 +127,12 @@ def cached(
 
             @functools.wraps(function)
             async def asynchronous(texts: Any, **arguments: Any) -> Any:
-                namespace, lookup = look_up(_listed(texts), arguments)
-                group = _Group(namespace.id, namespace, arguments)
-                await lookup.complete_together(gatherers.here(), group)
-                vectors = lookup.vectors()
+                listed, namespace = _listed(texts), namespace_of(arguments)
+                with watched("encode", listed, namespace):
+                    lookup = look_up(listed, namespace)
+                    group = _Group(namespace.id, namespace, arguments)
+                    await lookup.complete_together(gatherers.here(), group)
+                    vectors = lookup.vectors()
                 return vectors[0] if isinstance(texts, str) else vectors
 
             return cast(F, asynchronous)
@@ -131,17 +141,17 @@ def cached(
             with share(lookup, texts) as work, Commits(lookup, work) as commits:
                 while chunk := work.take(batch_size):
                     these = [texts[place] for place in chunk]
-                    commits.add(
-                        chunk, *commits.timed(functools.partial(function, these, **arguments))
-                    )
+                    compute = functools.partial(function, these, **arguments)
+                    commits.add(chunk, *commits.timed(len(these), compute))
 
         @functools.wraps(function)
         def synchronous(texts: Any, **arguments: Any) -> Any:
-            listed = _listed(texts)
-            _, lookup = look_up(listed, arguments)
-            if lookup.missing:
-                compute_all(listed, lookup, arguments)
-            vectors = lookup.vectors()
+            listed, namespace = _listed(texts), namespace_of(arguments)
+            with watched("encode", listed, namespace):
+                lookup = look_up(listed, namespace)
+                if lookup.missing:
+                    compute_all(listed, lookup, arguments)
+                vectors = lookup.vectors()
             return vectors[0] if isinstance(texts, str) else vectors
 
         return cast(F, synchronous)
@@ -150,4 +160,4 @@ def cached(
 
 
 def _listed(texts: Any) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+    return [texts] if isinstance(texts, str) else columns.listed(texts)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Literal
 
-from embstore import upstream
+from embstore import hooks, upstream
 from embstore.call import Arguments, BatchSize, Call, Group, Recipes
 from embstore.computing import Computer, ModelChangedError
 from embstore.delegate import Delegate
@@ -110,7 +111,7 @@ class CachedEncoder(Delegate):
     _recipes: Recipes
     _computer: Computer
     _lookups: Threads
-    _desks: PerLoop[Desk[_Asked, Call]]
+    _desks: PerLoop[Desk[tuple[Context, _Asked], Call]]
     _gatherers: PerLoop[Gatherer[Group]]
 
     # --- encoding -------------------------------------------------------------------------------
@@ -164,8 +165,16 @@ class CachedEncoder(Delegate):
         texts, singular = upstream.as_texts(inputs)
         if texts is None or not arguments.cacheable:
             return self._bypass(inputs, arguments)
-        call = self._look_up((texts, singular, arguments), self._model.profile)
-        show = upstream.wants_progress(show_progress_bar)
+        asked, show = (texts, singular, arguments), upstream.wants_progress(show_progress_bar)
+        if not hooks.active:
+            return self._encode(asked, show)
+        with hooks.Operation("encode", self.store.location, None, len(texts)) as operation:
+            return self._encode(asked, show, operation)
+
+    def _encode(self, asked: _Asked, show: bool, operation: hooks.Operation | None = None) -> Any:
+        call = self._look_up(asked, self._model.profile)
+        if operation is not None:
+            operation.namespace = call.recipe.namespace
         if call.lookup.missing or show:
             self._computer.compute(call, call.lookup, call.texts, show)
         return self._finish(call)
@@ -224,16 +233,19 @@ class CachedEncoder(Delegate):
         texts, singular = upstream.as_texts(inputs)
         if texts is None or not how.cacheable:
             return await asyncio.to_thread(self._bypass, inputs, how)
-        while True:
-            call = await self._desks.here().ask((texts, singular, how))
-            try:
-                if len(call.lookup.missing) > self._online.max_batch:
-                    await self._computer.compute_alone(call)
-                else:
-                    await call.lookup.complete_together(self._gatherers.here(), Group.of(call))
-            except ModelChangedError:
-                continue
-            return self._finish(call)
+        with hooks.watched(None, "encode", self.store.location, None, len(texts)) as operation:
+            while True:
+                call = await self._desks.here().ask((copy_context(), (texts, singular, how)))
+                if operation is not None:
+                    operation.namespace = call.recipe.namespace
+                try:
+                    if len(call.lookup.missing) > self._online.max_batch:
+                        await self._computer.compute_alone(call)
+                    else:
+                        await call.lookup.complete_together(self._gatherers.here(), Group.of(call))
+                except ModelChangedError:
+                    continue
+                return self._finish(call)
 
     async def aencode_query(self, inputs: Any, **arguments: Any) -> Any:
         """:meth:`aencode` for queries; see :meth:`encode_query`."""
@@ -258,7 +270,7 @@ class CachedEncoder(Delegate):
 
     # --- the steps of encode --------------------------------------------------------------------
 
-    def _look_up_all(self, asked: list[_Asked]) -> list[Call | Exception]:
+    def _look_up_all(self, asked: list[tuple[Context, _Asked]]) -> list[Call | Exception]:
         """:meth:`_look_up` for several calls that are waiting; a loaded model is checked once."""
         known: list[ModelProfile] = []
 
@@ -270,9 +282,9 @@ class CachedEncoder(Delegate):
             return known[0]
 
         found: list[Call | Exception] = []
-        for each in asked:
+        for context, each in asked:
             try:
-                found.append(self._look_up(each, profile))
+                found.append(context.run(self._look_up, each, profile))
             except Exception as error:
                 found.append(error)
         return found
@@ -299,7 +311,7 @@ class CachedEncoder(Delegate):
             precision=how.precision,
             convert_to_numpy=how.convert_to_numpy,
             convert_to_tensor=how.convert_to_tensor,
-            device=lambda: self._output_device(how),
+            device=lambda: self._computer.output_device(how),
         )
         return vectors[0] if call.singular else vectors
 
@@ -330,20 +342,8 @@ class CachedEncoder(Delegate):
                 '"sentence_embedding", and further arguments JSON values'
             )
         self.store.count(bypassed=count)
-        return model.encode(inputs, **arguments.for_model())
-
-    def _output_device(self, arguments: Arguments) -> Any:
-        if arguments.several_devices:
-            return "cpu"
-        if arguments.device is not None:
-            return arguments.device
-        if isinstance(self._model, FunctionModel):
-            return self._device or "cpu"
-        if self._is_unloaded:
-            from sentence_transformers.util import get_device_name
-
-            return self._device or get_device_name()
-        return self._model.load().device
+        given = inputs if texts is None or singular else texts  # upstream refuses columns
+        return model.encode(given, **arguments.for_model())
 
     # --- around it ------------------------------------------------------------------------------
 
@@ -385,7 +385,9 @@ class CachedEncoder(Delegate):
     def _fresh(self) -> dict[str, Any]:
         """What a copy in another process makes anew."""
         limits, lookups = self._online, Threads(1)
-        computer = Computer(self._model, self.store, limits.concurrency, self._coalesce)
+        computer = Computer(
+            self._model, self.store, limits.concurrency, self._coalesce, self._device
+        )
         return {
             "_recipes": Recipes(self._storage_dtype),
             "_computer": computer,

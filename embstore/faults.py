@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import logging
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+from embstore import hooks
 from embstore.errors import StoreError, StoreRefusedError, StoreWarning
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 _CAUSES = {
     errno.ENOSPC: "full",
@@ -38,7 +42,7 @@ class Warnings:
         self._said: set[str] = set()
 
     def warn(self, message: str, error: BaseException | None = None) -> None:
-        """Warn with a StoreWarning, unless that was done before for the same cause.
+        """Warn with a StoreWarning, and in the log, unless that was done before for the same cause.
 
         Args:
             message: what happened, and what follows from it.
@@ -47,6 +51,7 @@ class Warnings:
         cause = message if error is None else _cause(error)
         if cause not in self._said:
             self._said.add(cause)
+            _LOG.warning("%s", hooks.one_line(message))
             warnings.warn(message, StoreWarning, stacklevel=5)
 
 
@@ -69,6 +74,7 @@ class Faults:
         on_error: "warn" or "raise".
 
     Attributes:
+        location: the store.
         warnings: says what is wrong.
 
     Raises:
@@ -79,7 +85,7 @@ class Faults:
         if on_error not in ("warn", "raise"):
             raise ValueError(f'on_error is "warn" or "raise", not {on_error!r}')
         self.warnings = Warnings()
-        self._location = location
+        self.location = location
         self._raises = on_error == "raise"
 
     def guard(self, work: Callable[[], T], otherwise: T) -> T:
@@ -94,10 +100,11 @@ class Faults:
         except StoreRefusedError:
             raise
         except (StoreError, OSError, MemoryError) as error:
+            hooks.failed(self.location, error)
             if self._raises:
                 raise
             self.warnings.warn(
-                f"embstore cannot use {self._location}: {error}; embeddings are computed anew",
+                f"embstore cannot use {self.location}: {error}; embeddings are computed anew",
                 error,
             )
             return otherwise

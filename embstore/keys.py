@@ -17,6 +17,7 @@ from typing import Any
 
 from xxhash import xxh3_128_digest
 
+from embstore import columns
 from embstore.errors import NamespaceError
 
 DIGEST_SIZE = 16
@@ -164,7 +165,7 @@ def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
     Raises:
         TypeError: if a text is not a ``str``.
     """
-    texts = list(texts)
+    texts = columns.listed(texts)
     try:
         # In one pass: a list of all bytes first takes half as long again.
         return [
@@ -172,14 +173,10 @@ def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
             for text in texts
         ]
     except (AttributeError, UnicodeEncodeError):
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise TypeError(
-                f"texts must be str, not {type(wrong[0]).__name__}: {wrong[0]!r:.80}"
-            ) from None
-        every = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return [
-            xxh3_128_digest(raw, seed) if len(raw) <= 240 else _of_long(raw, seed) for raw in every
-        ]
+        pass
+    columns.refuse_others(texts)
+    every = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return [xxh3_128_digest(raw, seed) if len(raw) <= 240 else _of_long(raw, seed) for raw in every]
 
 
 def _of_long(raw: bytes, seed: int) -> bytes:

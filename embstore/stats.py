@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from embstore import notebook
 from embstore.locks import COUNTERS
 
 
@@ -75,11 +80,19 @@ class Stats:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>"
-            for name, value in self._lines()
+        return self.bar() + notebook.table(self._lines())
+
+    def bar(self) -> str:
+        """A bar for notebooks, as HTML, of how the texts asked for were answered; "" if none
+        was."""
+        repeated = self.hits - self.memory_hits - self.disk_hits
+        parts = (
+            ("memory", self.memory_hits),
+            ("disk", self.disk_hits),
+            ("repeated", max(0, repeated)),
+            ("missing", max(0, self.misses)),
         )
-        return f"<table>{rows}</table>"
+        return notebook.bar(f"{self.total:,} texts looked up", parts)
 
 
 def format_bytes(count: int | float) -> str:
@@ -93,6 +106,16 @@ def format_bytes(count: int | float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+class LookedUp(NamedTuple):
+    """How the texts of a look-up were answered, each counted once."""
+
+    memory_hits: int
+    disk_hits: int
+    repeats: int
+    """Of texts that are missing."""
+    misses: int
 
 
 class _Tally:
@@ -141,6 +164,39 @@ class Counters:
             tally.memory_hits += memory_hits
             tally.disk_hits += disk_hits
             tally.deduplicated += deduplicated
+
+    def looked_up_many(
+        self,
+        namespace_id: bytes,
+        digests: Sequence[bytes],
+        found: npt.NDArray[np.bool_],
+        in_memory: npt.NDArray[np.bool_],
+        *,
+        again: bool = False,
+    ) -> LookedUp:
+        """Count a look-up, and say what was counted.
+
+        Args:
+            namespace_id: of the texts.
+            digests: of n texts.
+            found: which were found, (n,) bool.
+            in_memory: which of these in memory, (n,) bool.
+            again: whether they were looked up before, and counted as misses.
+        """
+        absent = [] if found.all() else np.flatnonzero(~found).tolist()
+        present = len(digests) - len(absent)
+        misses = len({digests[number] for number in absent})
+        memory_hits = int(np.count_nonzero(in_memory))
+        disk_hits = present - memory_hits
+        self.looked_up(
+            namespace_id,
+            present if again else len(digests) - misses,
+            -present if again else misses,
+            memory_hits=memory_hits,
+            disk_hits=disk_hits,
+            deduplicated=0 if again else len(digests) - len(set(digests)),
+        )
+        return LookedUp(memory_hits, disk_hits, len(absent) - misses, misses)
 
     def looked_up_one(self, namespace_id: bytes, *, from_memory: bool, found: bool) -> None:
         """Count a look-up of one text."""

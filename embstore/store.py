@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
+from embstore import hooks
 from embstore.backends import open_backend, resolve_location
 from embstore.backends.base import (
     Backend,
@@ -26,11 +26,15 @@ from embstore.backends.rows import Array, as_vectors
 from embstore.claims import Claims
 from embstore.errors import StoreError
 from embstore.faults import Faults
+from embstore.hooks import Operation
 from embstore.keys import Namespace, check_seed, digest_texts
 from embstore.memory import MemoryTier
+from embstore.overview import overview
 from embstore.stats import Counters, Stats
 from embstore.tiers import Tiers
 from embstore.units import parse_bytes, parse_seconds
+
+_LOG = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
@@ -104,7 +108,6 @@ class EmbeddingStore:
         self._faults = Faults(self.location, on_error)
         memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._counters = Counters()
-        self._write_after = 0.0
         limit = parse_bytes(size_limit)
         self._backend: Backend | None = self._faults.guard(
             lambda: open_backend(
@@ -117,10 +120,13 @@ class EmbeddingStore:
             ),
             None,
         )
-        self._tiers = Tiers(memory, self._backend, self._faults)
         if self._backend is not None:
             self._backend.watch(memory.take_used, self._counters.take_counts)
         self.claims = Claims(None if read_only else self._backend)
+        self._tiers = Tiers(
+            *(memory, self._backend, self._faults, self.claims, self._counters),
+            read_only=read_only,
+        )
         if self._backend is not None:
             seed = self._backend.seed
         self._seed = 1 + secrets.randbelow(2**63 - 1) if seed is None else seed
@@ -139,6 +145,9 @@ class EmbeddingStore:
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({self.location!r})"
+
+    def _repr_html_(self) -> str:
+        return overview(self.location, self._backend, self._counters.snapshot())
 
     def close(self) -> None:
         """Let go of files and connections. What was put is on disk already."""
@@ -213,25 +222,23 @@ class EmbeddingStore:
 
         ``again`` means that these were looked up before, and are counted as misses already.
         """
+        if (hooks.active or _LOG.isEnabledFor(logging.DEBUG)) and not again:
+            return self._find_watched(namespace, digests)
         if len(digests) == 1 and not again:
             vectors, found, from_memory = self._tiers.find_one(namespace, digests[0])
             hit = found.item()
             self._counters.looked_up_one(namespace.id, from_memory=from_memory, found=hit)
             return vectors, found
         vectors, found, in_memory = self._tiers.find(namespace, digests)
-        absent = [] if found.all() else np.flatnonzero(~found).tolist()
-        present = len(digests) - len(absent)
-        misses = len({digests[number] for number in absent})
-        hits, misses = (present, -present) if again else (len(digests) - misses, misses)
-        memory_hits = int(np.count_nonzero(in_memory))
-        self._counters.looked_up(
-            namespace.id,
-            hits,
-            misses,
-            memory_hits=memory_hits,
-            disk_hits=present - memory_hits,
-            deduplicated=0 if again else len(digests) - len(set(digests)),
-        )
+        self._counters.looked_up_many(namespace.id, digests, found, in_memory, again=again)
+        return vectors, found
+
+    def _find_watched(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
+        with Operation("lookup", self.location, namespace, len(digests), _LOG) as operation:
+            vectors, found, in_memory = self._tiers.find(namespace, digests)
+            counted = self._counters.looked_up_many(namespace.id, digests, found, in_memory)
+            operation.memory_hits, operation.disk_hits = counted.memory_hits, counted.disk_hits
+            operation.repeats, operation.misses = counted.repeats, counted.misses
         return vectors, found
 
     def count_shared(self, namespace: Namespace, texts: int) -> None:
@@ -248,29 +255,7 @@ class EmbeddingStore:
     ) -> bool:
         """:meth:`put_many` by digest, with the ``seconds`` that computing the vectors took. The
         claim of ``owner`` ends with it. Whether it could be done."""
-        if vectors.dtype.kind == "f" and not np.isfinite(vectors).all():
-            finite = np.isfinite(vectors).all(axis=1)
-            digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
-            vectors = vectors[finite]
-        stored: Found | None = None
-        backend = self._backend
-        if backend is not None and not self._read_only and time.monotonic() >= self._write_after:
-            start = time.monotonic()
-            stored = self._faults.guard(
-                lambda: backend.put_many(namespace, digests, vectors, seconds, owner), None
-            )
-            if stored is None:
-                self._counters.add(write_errors=1)
-                # A store that makes its writers wait (locked, a hanging disk) may take no more
-                # than a fifth of the job's time.
-                now = time.monotonic()
-                self._write_after = self.claims.rest_until = now + 4 * (now - start)
-        if stored is not None and not stored.all():
-            # The others were stored before, by somebody else: theirs is the vector to be found.
-            digests = [digests[number] for number in np.flatnonzero(stored).tolist()]
-            vectors = vectors[stored]
-        self._tiers.keep(namespace, digests, vectors, stored=stored is not None)
-        return stored is not None
+        return self._tiers.keep(namespace, digests, vectors, seconds, owner)
 
     # --- what is known of models ----------------------------------------------------------------
 
@@ -308,9 +293,12 @@ class EmbeddingStore:
             [info.namespace for info in backend.namespaces()] if namespace is None else [namespace]
         )
         try:
-            return sum(backend.clear(each) for each in gone)
+            cleared = sum(backend.clear(each) for each in gone)
         finally:
             self._tiers.clear_memory(namespace)
+        what = "all" if namespace is None else repr(namespace.model_name)
+        _LOG.info("cleared %s of %r: %d vectors", what, self.location, cleared)
+        return cleared
 
     def verify(self, progressed: Progressed = unheard) -> VerifyReport:
         """Check every row of the store against its checksum and the ledger. Writes nothing.

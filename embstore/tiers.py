@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from embstore import hooks
 from embstore.backends.base import FOUND, Backend, Found
 from embstore.backends.rows import Array
+from embstore.claims import Claims
 from embstore.faults import Faults
 from embstore.keys import Namespace
 from embstore.memory import MemoryTier, memory_prefix
+from embstore.stats import Counters
+
+_LOG = logging.getLogger(__name__)
 
 _SMALL_CALL = 64
 """Texts up to which the rows of a call are kept in memory although the backend is near. One text
@@ -30,7 +37,7 @@ class _Layout(NamedTuple):
 
 
 class Tiers:
-    """Looks rows up in both tiers.
+    """Looks rows up in both tiers, and keeps them there.
 
     A backend that is near is asked first for many rows, and memory for what it does not have: what
     could not be stored. Otherwise memory comes first.
@@ -39,12 +46,28 @@ class Tiers:
         memory: the memory tier.
         backend: the tier behind it; None if there is none.
         faults: what happens when that fails.
+        claims: rest when writing rests.
+        counters: count what could not be written.
+        read_only: whether the backend is written to.
     """
 
-    def __init__(self, memory: MemoryTier, backend: Backend | None, faults: Faults) -> None:
+    def __init__(
+        self,
+        memory: MemoryTier,
+        backend: Backend | None,
+        faults: Faults,
+        claims: Claims,
+        counters: Counters,
+        *,
+        read_only: bool,
+    ) -> None:
         self._memory = memory
         self._backend = backend
         self._faults = faults
+        self._claims = claims
+        self._counters = counters
+        self._writes_to = None if read_only else backend
+        self._write_after = 0.0
         self._near = backend is not None and backend.is_near
         self._layouts: dict[bytes, _Layout] = {}
 
@@ -113,12 +136,57 @@ class Tiers:
         return _nothing(digests) if got is None else got
 
     def keep(
-        self, namespace: Namespace, digests: Sequence[bytes], vectors: Array, *, stored: bool
-    ) -> None:
-        """Keep in memory what should be of vectors, (n, dim), that were computed just now; whether
-        the backend has ``stored`` them."""
-        if not stored or not self._near or len(digests) <= _SMALL_CALL:
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float,
+        owner: bytes | None,
+    ) -> bool:
+        """See :meth:`embstore.store.EmbeddingStore.keep`."""
+        if vectors.dtype.kind == "f" and not np.isfinite(vectors).all():
+            finite = np.isfinite(vectors).all(axis=1)
+            digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
+            vectors = vectors[finite]
+        new = self._write(namespace, digests, vectors, seconds, owner)
+        if new is not None and not new.all():
+            # The others were stored before, by somebody else: theirs is the vector to be found.
+            digests = [digests[number] for number in np.flatnonzero(new).tolist()]
+            vectors = vectors[new]
+        if new is None or not self._near or len(digests) <= _SMALL_CALL:
             self._admit(namespace, digests, vectors)
+        return new is not None
+
+    def _write(
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float,
+        owner: bytes | None,
+    ) -> Found | None:
+        """Which are new to the backend, (n,) bool; None if it could not take them."""
+        start, backend = time.monotonic(), self._writes_to
+        if backend is None or start < self._write_after:
+            return None
+
+        def work() -> Found:
+            with hooks.watched(
+                _LOG, "commit", self._faults.location, namespace, len(digests)
+            ) as operation:
+                new = backend.put_many(namespace, digests, vectors, seconds, owner)
+                if operation is not None:
+                    operation.stored = int(np.count_nonzero(new))
+            return new
+
+        new: Found | None = self._faults.guard(work, None)
+        if new is None:
+            self._counters.add(write_errors=1)
+            # A store that makes its writers wait (locked, a hanging disk) may take no more than a
+            # fifth of the job's time.
+            now = time.monotonic()
+            self._write_after = self._claims.rest_until = now + 4 * (now - start)
+        return new
 
     def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:
         if not len(digests) or not self._memory.keeps:

@@ -7,6 +7,7 @@ time by which the sizes that lose are slower, on the small share of the texts th
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import statistics
 else:
     statistics = Lazily("statistics")
+
+_LOG = logging.getLogger(__name__)
 
 CHUNK_TEXTS = 256
 """Texts computed between two commits: what a crash can cost."""
@@ -73,6 +76,7 @@ class Place:
         start: the size before anything is known.
         most: the largest size to try: no batch needs more memory than upstream's default would.
         longest: tokens after which a text is cut.
+        described: the model and what computes, for people.
     """
 
     key: bytes
@@ -80,6 +84,7 @@ class Place:
     start: int
     most: int
     longest: int
+    described: tuple[str, str] = ("", "")
 
     @classmethod
     def of(cls, model: Any, profile: ModelProfile, device: str | None) -> Place:
@@ -110,6 +115,7 @@ class Place:
             start=min(_START[kind], most),
             most=most,
             longest=longest,
+            described=(profile.name, machine.accelerator(where)),
         )
 
 
@@ -143,6 +149,7 @@ class Tuner:
         """
         if tuned.settled:
             self._settled[place.key] = tuned
+            _LOG.info("batches of %r hold %d %s", place.described[0], tuned.size, place.unit)
         self._store.put_identity(
             place.key,
             {
@@ -150,6 +157,8 @@ class Tuner:
                 "unit": place.unit,
                 "settled": tuned.settled,
                 "speeds": {str(size): round(speed, 3) for size, speed in speeds.items()},
+                "model": place.described[0],
+                "on": place.described[1],
             },
         )
 

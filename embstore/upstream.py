@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from embstore import columns
 from embstore.backends.rows import Array
 from embstore.fingerprint import ModelProfile
 
@@ -47,6 +48,11 @@ def as_texts(inputs: Any) -> tuple[list[str] | None, bool]:
     """The texts among upstream's many kinds of input, and whether it is a single one.
 
     The list is None if there is anything but texts (images, pairs, conversations, ...).
+
+    Columns of pandas, polars and Arrow, which upstream refuses, are lists of their values.
+
+    Raises:
+        TypeError: if a column has anything but texts, or a whole frame is given.
     """
     if isinstance(inputs, str):
         return [inputs], True
@@ -57,7 +63,8 @@ def as_texts(inputs: Any) -> tuple[list[str] | None, bool]:
     elif isinstance(inputs, (list, tuple)) or _is_column(inputs):
         listed = list(inputs)  # a copy: the caller's may be changed while an event loop goes on
     else:
-        return None, True
+        column = columns.column_texts(inputs)
+        return column, column is None
     return (listed if set(map(type, listed)) <= {str} or _all_texts(listed) else None), False
 
 

@@ -16,11 +16,11 @@ LAYERS = [
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
     | {"tuning", "token_batches", "online", "threads", "share", "commits", "halves"},
     {"store", "doctor"},
-    {"tiers", "claims"},
+    {"tiers", "claims", "overview"},
     {"memory", "backends", "faults"},
     {"watch"},
     {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"}
-    | {"lazily", "hooks"},
+    | {"lazily", "hooks", "columns", "notebook"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -58,6 +59,37 @@ class NamespaceInfo:
     def seconds_saved(self) -> float:
         """Hits times the mean cost of computing a vector, in seconds."""
         return self.hits * self.encode_seconds / self.computed if self.computed else 0.0
+
+
+class Day(NamedTuple):
+    """What a namespace saw on one day, over all processes.
+
+    Attributes:
+        date: the day, in UTC.
+        hits: texts found.
+        misses: distinct texts not found.
+        entries: vectors stored, when that was noted last.
+    """
+
+    date: date
+    hits: int
+    misses: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class History:
+    """How a namespace was used and how it grew, as far as that was noted.
+
+    Attributes:
+        days: those with look-ups, in order. (A process adds its own when it commits, at most every
+            half minute, and when it closes the store or ends.)
+        growth: in order of time, seconds since 1970 and the vectors stored from then on. Deletions
+            show at the end of a day at the earliest.
+    """
+
+    days: tuple[Day, ...] = ()
+    growth: tuple[tuple[float, int], ...] = ()
 
 
 class Claimed(NamedTuple):
@@ -201,6 +233,9 @@ class Backend(Protocol):
 
     def namespaces(self) -> list[NamespaceInfo]:
         """The registry."""
+
+    def history(self, namespace: Namespace) -> History:
+        """What is known of a namespace's past; an empty one if nothing is, or nothing is kept."""
 
     def size(self) -> int:
         """Bytes taken in all."""

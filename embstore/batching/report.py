@@ -1,4 +1,4 @@
-"""How measured results are shown: tables as text and HTML, and a page that needs nothing else."""
+"""How measured results are shown: tables as text and HTML, and a page of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from embstore.batching.figures import to_svg
-from embstore.files import written_whole
+from embstore.batching.page import write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,9 +86,8 @@ def write_report(path: str | os.PathLike[str], sections: Sequence[Section]) -> N
         ImportError: if matplotlib is not installed.
         OSError: if the file cannot be written; what was there before is untouched.
     """
-    body = "\n".join(map(_html, sections))
-    with written_whole(path) as file:
-        file.write(_PAGE.replace("<!-- sections -->", body).encode())
+    title = "embstore: benchmarks"
+    write_page(path, title, "\n".join([f"<h1>{title}</h1>", *map(_html, sections)]))
 
 
 def _html(section: Section) -> str:
@@ -110,33 +109,3 @@ def _html(section: Section) -> str:
 <details><summary>Measured on</summary><dl>
 {environment}</dl></details>
 </section>"""
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>embstore: benchmarks</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-section { margin-bottom: 4rem; }
-img { display: block; width: 100%; max-width: 40rem; margin: 1rem 0; background: white;
-      border-radius: 6px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
-         border-bottom: 1px solid #8886; }
-tr > :first-child { text-align: left; }
-details { margin-top: 1rem; }
-dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; }
-dd { margin: 0; }
-</style>
-</head>
-<body>
-<h1>embstore: benchmarks</h1>
-<!-- sections -->
-</body>
-</html>
-"""

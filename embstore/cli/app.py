@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from embstore import __version__
-from embstore.cli import bench, demo, doctor, embed, stores
+from embstore.cli import (
+    bench,
+    demo,
+    doctor,
+    drift,
+    embed,
+    inspect,
+    migrate,
+    moving,
+    report,
+    stores,
+)
 from embstore.cli.errors import Commands
 
 app = typer.Typer(
@@ -63,5 +74,13 @@ app.command()(doctor.doctor)
 app.command()(stores.compact)
 app.command()(stores.prune)
 app.command()(stores.clear)
+app.command()(drift.drift)
+app.command()(inspect.inspect)
+app.command()(report.report)
+app.command()(moving.export)
+app.command(name="import")(moving.import_)
+app.command()(moving.merge)
+app.command()(moving.bake)
+app.add_typer(migrate.app, name="migrate")
 app.command()(demo.demo)
 app.add_typer(bench.app, name="bench")

@@ -12,6 +12,7 @@ import numpy as np
 from embstore.backends.rows import Array
 from embstore.decorator import cached
 from embstore.encoder import CachedEncoder
+from embstore.online import OnlineBatching
 from embstore.store import EmbeddingStore
 
 Kind = Literal["document", "query"]
@@ -35,6 +36,7 @@ class Embedder:
         aquery: as ``query``, async.
         version: change it when the vectors change.
         batch_size: most texts in one call.
+        online: how concurrent async calls are gathered; as in :func:`~embstore.decorator.cached`.
         settings: what else decides the vectors: JSON values.
     """
 
@@ -49,6 +51,7 @@ class Embedder:
         aquery: AsyncEmbed | None = None,
         version: str | None = None,
         batch_size: int = 256,
+        online: OnlineBatching | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.store = store
@@ -60,6 +63,7 @@ class Embedder:
             "model_name": model_name,
             "version": version,
             "batch_size": batch_size,
+            "online": online,
         }
 
         @cached(store, **how)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embstore.backends.base import Backend, VerifyReport
+from embstore.backends.base import Backend, History, VerifyReport
 from embstore.errors import NamespaceError, StoreError
 from embstore.keys import Namespace
 from embstore.testing.sharing import SharingConformance
@@ -176,6 +176,26 @@ class BackendConformance(SharingConformance, abc.ABC):
         assert (infos[B].dtype, infos[B].dim, infos[B].entries) == ("float16", 3, 2)
         assert infos[A].bytes > 0
         assert infos[B].encode_seconds == 0.0
+
+    def test_history(self, reopen: Callable[[], Backend]) -> None:
+        """A backend may keep none. What it keeps is in order, and what it was told."""
+        digests = make_digests(10)
+        first = reopen()
+        assert first.history(A) == History()
+        first.put_many(A, digests, true_vectors(A, digests))
+        counts = {A.id: (30, 4)}
+        first.watch(dict, lambda: {key: counts.pop(key) for key in list(counts)})
+        first.close()
+        history = reopen().history(A)
+        if history.days:
+            assert [(day.hits, day.misses) for day in history.days] == [(30, 4)]
+            assert history.days[0].entries == 10
+        times = [time for time, _ in history.growth]
+        assert times == sorted(times)
+        assert not times or history.growth[-1][1] == 10
+        second = reopen()
+        assert second.clear(A) == 10
+        assert second.history(A) == History()
 
     def test_clear_forgets_the_layout(self, backend: Backend) -> None:
         digests = make_digests(5)

@@ -316,7 +316,7 @@ class TestHelp:
         assert isinstance(group, typer.core.TyperGroup)
         bench = group.commands["bench"]
         assert isinstance(bench, typer.core.TyperGroup)
-        assert (len(group.commands), len(bench.commands)) == (11, 3)
+        assert (len(group.commands), len(bench.commands)) == (19, 3)
         for command in (group, *group.commands.values(), *bench.commands.values()):
             assert command.help
             for parameter in command.params:

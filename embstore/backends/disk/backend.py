@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from embstore.backends.base import (
     Claimed,
     CompactReport,
     Found,
+    History,
     NamespaceInfo,
     Progressed,
     VerifyReport,
@@ -22,9 +24,10 @@ from embstore.backends.base import (
 )
 from embstore.backends.disk import repair, runs
 from embstore.backends.disk.eviction import Eviction
-from embstore.backends.disk.ledger import Head, Ledger
+from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.pending import Pending
+from embstore.backends.disk.registry import Registry
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.sharing import Sharing
 from embstore.backends.disk.shelf import Shelf
@@ -32,10 +35,12 @@ from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.disk.verify import verify
 from embstore.backends.rows import Array, Digests, as_digests, first_of_each
-from embstore.errors import NamespaceError, StoreDamagedError, StoreError
+from embstore.errors import NamespaceError, StoreError
 from embstore.faults import Warnings
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import INDEX, LEDGER
+
+_LOG = logging.getLogger(__name__)
 
 _SCAN_ROWS = 4096
 
@@ -84,6 +89,7 @@ class DiskBackend:
         self._session = Session(directory, timeout, read_only, seed, forget, self._warnings)
         self._sharing = Sharing(self._session, self._shelves, timeout)
         self._pending = Pending(self._session, self._shelves)
+        self._registry = Registry(self._session, self._shelves, self._pending)
         self._eviction = Eviction(directory, self._pending, size_limit)
         self._scratch = np.empty(_SCRATCH, np.uint8)
 
@@ -203,6 +209,8 @@ class DiskBackend:
         with INDEX:
             shelf.learn(first, query[new], sound=True)
             self._shelves.add(shelf)
+        if made and not old:
+            _LOG.info("began %r in %r", namespace.model_name, self.location)
         for path, warning in old:
             repair.unlink_for_good(ledger, [path])
             self._warnings.warn(warning)
@@ -342,30 +350,11 @@ class DiskBackend:
 
     def namespaces(self) -> list[NamespaceInfo]:
         """See :class:`~embstore.backends.base.Backend`."""
-        return self._session.mending(self._namespaces)
+        return self._session.mending(self._registry.infos)
 
-    def _namespaces(self) -> list[NamespaceInfo]:
-        ledger = self._session.ledger
-        if ledger is not None:
-            return ledger.snapshot(lambda: self._infos(ledger))
-        found = []
-        for namespace_id in {header.namespace.id for header in repair.headers(self._vectors)}:
-            self._shelves.read_files(namespace_id)
-            if (shelf := self._shelves.get(namespace_id)) is not None:
-                found.append(repair.info(shelf.header, Head(shelf.header.generation, shelf.known)))
-        return found
-
-    def _infos(self, ledger: Ledger) -> list[NamespaceInfo]:
-        found = []
-        self._pending.count()
-        for each in ledger.namespace_ids():
-            head, entry = ledger.head(each), ledger.entry(each)
-            if head is None or entry is None:
-                raise StoreDamagedError("the registry has a hole", path=self.location)
-            header = Header(ledger.seed, head.generation, *entry)
-            told, untold = ledger.usage.looked_up(each), self._pending.of(each)
-            found.append(repair.info(header, head, told[0] + untold[0], told[1] + untold[1]))
-        return found
+    def history(self, namespace: Namespace) -> History:
+        """See :class:`~embstore.backends.base.Backend`. Two queries."""
+        return self._session.mending(lambda: self._registry.history(namespace.id))
 
     def size(self) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
@@ -400,6 +389,7 @@ class DiskBackend:
         with LEDGER:
             self._shelves.drop_all()
         self._shelves.keep_all(session.writable())
+        _LOG.info("compacted %r: %s", self.location, report)
         return report
 
     def close(self) -> None:

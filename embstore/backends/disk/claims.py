@@ -40,6 +40,11 @@ class ClaimRecords:
         with self._cache.faults():
             self._cache.delete_range(b"c" + namespace_id + who)
 
+    def namespaces(self) -> set[bytes]:
+        """The ids of the namespaces with claims; nothing need be stored under them yet."""
+        with LEDGER, self._cache.faults():
+            return {key[1 : 1 + DIGEST_SIZE] for key in self._cache.keys(b"c")}
+
     def others(
         self, namespace_id: bytes, who: bytes, is_alive: Callable[[bytes], bool]
     ) -> tuple[list[Digests], list[bytes]]:

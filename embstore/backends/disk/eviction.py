@@ -7,6 +7,7 @@ read counts from when it was written.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.pending import Pending
 from embstore.backends.disk.usage import Times
 from embstore.errors import StoreError
+
+_LOG = logging.getLogger(__name__)
 
 ROOM = 0.9
 """What of the limit may be left after an eviction: it copies a namespace, so it should last."""
@@ -81,6 +84,8 @@ class Eviction:
         )
         if files:
             repair.unlink_for_good(ledger, files)
+        if dropped:
+            _LOG.info("dropped %d vectors used longest ago from %r", dropped, str(self._directory))
         return dropped
 
 

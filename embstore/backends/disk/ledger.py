@@ -8,7 +8,7 @@
                                      and seconds spent on them, sealed
     b namespace generation first     one committed batch: its text digests, 16 B each
     i identity                       what is known of a model, sealed JSON
-    s, T, u, w                       look-ups of all processes, and times: see usage.py
+    s, d, T, u, w                    look-ups of all processes, and times: see usage.py
     c namespace worker owner         what is being computed: see claims.py
 
 Sealed values end in a checksum of key and value: one that does not match means a damaged ledger,
@@ -194,7 +194,7 @@ class Ledger:
         """Forget a namespace; returns where it stood. In a transaction."""
         head = self.head(namespace_id)
         with self._cache.faults():
-            for kind in (b"b", b"c"):
+            for kind in (b"b", b"c", b"d"):
                 self._cache.delete_range(kind + namespace_id)
             for kind in (b"n", b"h", b"s"):
                 self._cache.delete(kind + namespace_id)
@@ -293,11 +293,10 @@ class Ledger:
         with self._cache.faults():
             self._cache.put_json(b"i" + key, value)
 
-    def check_identities(self) -> None:
-        """Raise StoreDamagedError if one of them is damaged."""
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """Everything that was recorded of models, by its key."""
         with LEDGER, self._cache.faults():
-            for key in self._cache.keys(b"i"):
-                self._cache.get_json(key)
+            return {key[1:]: self._cache.get_json(key) or {} for key in self._cache.keys(b"i")}
 
 
 def _key(kind: bytes, namespace_id: bytes, generation: int) -> bytes:

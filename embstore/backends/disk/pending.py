@@ -103,10 +103,11 @@ class Pending:
             used.update(self._shelves.take_used())
             if used:
                 ledger.usage.note_uses(used)
-            there = {one for one in counted if ledger.head(one) is not None}
-            for one in there:
-                ledger.usage.add_looked_up(one, hits[one], misses[one])
-            return there
+            there = {one: head for one in counted if (head := ledger.head(one)) is not None}
+            for one, head in there.items():
+                entries = head.rows - head.deleted
+                ledger.usage.add_looked_up(one, hits[one], misses[one], entries)
+            return set(there)
 
         told: set[bytes] = set()
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import CompactReport, Found, NamespaceInfo, Progressed, unheard
+from embstore.backends.base import CompactReport, Found, Progressed, unheard
 from embstore.backends.disk import runs
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.ledger import Head, Ledger
@@ -50,21 +50,6 @@ def _all_headers(vectors: Path, skip: tuple[type[Exception], ...]) -> list[Heade
         if header.file_name == path.name:
             found.append(header)
     return sorted(found, key=lambda header: header.generation)
-
-
-def info(header: Header, head: Head, hits: int = 0, misses: int = 0) -> NamespaceInfo:
-    """What the registry shows of a namespace."""
-    return NamespaceInfo(
-        namespace=header.namespace,
-        dtype=np.dtype(header.dtype).name,
-        dim=header.dim,
-        entries=head.rows - head.deleted,
-        bytes=header.size + head.rows * header.row_format().stride,
-        computed=head.computed,
-        encode_seconds=head.seconds,
-        hits=hits,
-        misses=misses,
-    )
 
 
 def size(directory: Path) -> int:

@@ -22,8 +22,10 @@ class Sealed:
     def get_sealed(self, key: bytes) -> bytes | None:
         """The value under ``key``, if its checksum over key and value is right."""
         sealed = self.get(key)
-        if sealed is None:
-            return None
+        return None if sealed is None else self.unseal(key, sealed)
+
+    def unseal(self, key: bytes, sealed: bytes) -> bytes:
+        """A sealed value that was read from under ``key``, without its checksum."""
         value, seal = sealed[:-_SEAL], sealed[-_SEAL:]
         if xxh3_64_digest(key + value) != seal:
             self.damaged(f"the entry {key[:1].decode()!r} does not match its checksum")

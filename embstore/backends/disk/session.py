@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
@@ -20,6 +21,8 @@ from embstore.faults import Warnings
 from embstore.locks import LEDGER
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 
 class Session:
@@ -151,6 +154,7 @@ class Session:
             self._mend(StoreDamagedError(f"{self.directory / FILE} is missing"), believe=False)
         else:
             self.ledger = repair.create(self.directory, self._timeout, self.seed)
+            _LOG.info("made a store at %r", str(self.directory))
 
     def _has_files(self) -> bool:
         try:

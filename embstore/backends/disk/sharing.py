@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from embstore.backends.base import Claimed, Found
@@ -12,6 +14,8 @@ from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.workers import Workers
 from embstore.backends.rows import Digests
 from embstore.locks import INDEX
+
+_LOG = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
 """Seconds to wait for the lock: giving up costs no more than computing a text twice."""
@@ -61,6 +65,9 @@ class Sharing:
         claims, dead = ledger.claims.others(namespace_id, who, self._workers.is_alive)
         for one in dead:
             ledger.claims.drop(namespace_id, one)
+            _LOG.info(
+                "took over what a dead worker had claimed in %r", str(self._session.directory)
+            )
         for left in list(self._left):
             self.end(ledger, *left)
             self._left.discard(left)

@@ -32,9 +32,10 @@ def first_fault(ledger: Ledger) -> StoreError | None:
 def _look_for_faults(ledger: Ledger) -> None:
     if problems := ledger.check():
         raise StoreDamagedError(problems[0], path=str(ledger.path))
-    ledger.check_identities()
+    ledger.identities()
     for namespace_id in ledger.namespace_ids():
         ledger.usage.looked_up(namespace_id)
+        ledger.usage.days(namespace_id)
         shelf_of(ledger.path.parent, ledger, namespace_id)[0].file.close()
 
 

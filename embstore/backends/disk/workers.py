@@ -81,6 +81,21 @@ class Workers:
             self._dead.add(name)
         return name not in self._dead
 
+    def count_alive(self) -> int | None:
+        """How many processes are alive that have, or had, claims; None where this one may not
+        look. Writes nothing."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return 0
+        except OSError:
+            return None
+        if not os.access(self._folder, os.W_OK):
+            return None
+        return sum(
+            bool(_NAME.fullmatch(one)) and self._holds_lock(self._folder / one) for one in names
+        )
+
     @staticmethod
     def _holds_lock(path: Path) -> bool:
         try:

@@ -125,11 +125,16 @@ def select(there: Sequence[T], chosen: Chosen, source: str) -> list[T]:
 
     Raises:
         NamespaceError: if nothing is stored under one that was asked for.
+        TypeError: if something else than a namespace was.
     """
     there = [each for each in there if _rows(each)]
     if chosen is None:
         return there
     wanted = {chosen} if isinstance(chosen, Namespace) else set(chosen)
+    if any(not isinstance(namespace, Namespace) for namespace in wanted):
+        raise TypeError(
+            f"namespaces= takes embstore.Namespace, not {chosen!r}: store.namespaces() has them"
+        )
     for namespace in wanted - {each.namespace for each in there}:
         raise NamespaceError(
             f"{source} has no vectors under {namespace.model_name}, namespace {namespace.id.hex()}",

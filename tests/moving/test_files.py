@@ -84,6 +84,8 @@ def test_one_namespace_of_several(source: Path, tmp_path: Path, format: str) -> 
         assert all(check(store, two, TEXTS, *LAYOUTS[two]))
     with pytest.raises(NamespaceError, match="has no vectors under a/model"):
         export_store(source, file, namespaces=MODEL)
+    with pytest.raises(TypeError, match=r"not 'one/model': store\.namespaces"):
+        export_store(source, file, namespaces="one/model")
     with pytest.raises(NamespaceError, match="has no vectors under half"):
         import_store(file, tmp_path / "new", namespaces=Namespace("half", "1"))
 

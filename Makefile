@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := sentence-transformers,cli,parquet,bench,safetensors,langchain,llama-index,haystack,datasets,mteb,prometheus,opentelemetry
+EXTRAS := sentence-transformers,cli,parquet,bench,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
@@ -23,8 +23,11 @@ test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 # The site, in .docs-build: all pages, with search and a reference of the API.
+# The reference of the command line is a page like all others, and written anew before.
+docs: export HAYSTACK_TELEMETRY_ENABLED = False
 docs: $(INSTALLED)
-	$(BIN)/python -m sphinx -W --keep-going -n -b html docs .docs-build
+	$(BIN)/python docs/cli_reference.py
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs .docs-build
 
 bench: $(INSTALLED)
 	$(BIN)/pytest benchmarks --benchmark-only
@@ -51,7 +54,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers .docs-build
 
 # The stamp comes last, so that an installation that was interrupted is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 from docutils import nodes
@@ -64,23 +65,20 @@ nitpick_ignore = [
     ("py:attr", "Operation.seconds"),
     ("py:class", "embstore.decorator.F"),
     ("py:class", "embstore.delegate.Delegate"),
+    ("py:class", "embstore.faults.Warnings"),
     ("py:class", "embstore.batching.report.Section"),
 ]
-
-KINDS = {"class", "exception", "function"}
-
-INTERNAL = {"embedder"}
-"""What modules of a package share, and no user imports."""
 
 MODULES = re.compile(r"^<!-- modules of (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]+)\]\((?P<path>[^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def public_modules(package: str) -> list[str]:
-    """The modules of a package that a user imports by their names."""
+    """The modules of a package that have an extra of their name: others are parts of these."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {extra.replace("-", "_") for extra in project["optional-dependencies"]}
     folder = ROOT.joinpath(*package.split("."))
-    names = (path.stem for path in sorted(folder.glob("*.py")) if path.stem[0] != "_")
-    return [f"{package}.{name}" for name in names if name not in INTERNAL]
+    return [f"{package}.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem in extras]
 
 
 def for_the_site(app: Sphinx, page: str, source: list[str]) -> None:
@@ -109,21 +107,24 @@ def for_the_site(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = LINK.sub(link, MODULES.sub(sections, source[0]))
 
 
-def find_by_last_name(
+def find_elsewhere(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
-    """Find what docstrings name otherwise than the reference does: by its bare name, as they may
-    in its own module, or by that module. There must be one object of that name."""
+    """Find what docstrings name otherwise than the reference does: as they may in its own module,
+    or by that module. There must be one thing of that name."""
     target: str = node["reftarget"]
     if node.get("refdomain") != "py":
         return None
-    bare = not target.startswith("embstore.")
-    kinds = {"attribute", "property", "method"} if bare and "." in target else KINDS
+    if target.startswith("embstore."):
+        target = target.rpartition(".")[2]
+    elif node["reftype"] == "attr":
+        target = target.rpartition(".")[0]  # they are listed with their class, without anchors
+    elif target.startswith("__"):
+        target = node.get("py:class") or target  # and so are these not listed at all
     found = {
         (entry.docname, entry.node_id)
         for name, entry in env.domains.python_domain.objects.items()
-        if f".{name}".endswith(f".{target if bare else target.rpartition('.')[2]}")
-        and entry.objtype in kinds
+        if f".{name}".endswith(f".{target}") and entry.objtype != "module"
     }
     if len(found) != 1:
         return None
@@ -134,4 +135,4 @@ def find_by_last_name(
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", for_the_site)
-    app.connect("missing-reference", find_by_last_name)
+    app.connect("missing-reference", find_elsewhere)

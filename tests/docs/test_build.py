@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -57,28 +58,28 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
             assert f'href="{name}"' in navigation, f"{name_of(page)} is in no toctree"
 
 
-@pytest.mark.parametrize(
-    "module", ["embstore", "embstore.batching", "embstore.testing", "embstore.moving"]
-)
-def test_every_public_name_is_in_the_reference(site: Path, module: str) -> None:
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
     shown = {
         anchor
         for page in (site / "api").glob("*.html")
         for anchor in re.findall(r'id="(embstore[\w.]*)"', page.read_text())
     }
-    names = (
-        sys.modules[module].__all__
-        if module in sys.modules
-        else __import__(module, fromlist=["__all__"]).__all__
-    )
-    assert {f"{module}.{name}" for name in names} <= shown
+    names = set()
+    for path in (ROOT / "embstore").rglob("*.py"):
+        if exported := exported_by(path):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            names |= {f"{module.removesuffix('.__init__')}.{name}" for name in exported}
+    assert {"embstore.CachedEncoder", "embstore.batching.sweep"} <= names
+    assert {"embstore.integrations.langchain.EmbeddingByteStore"} <= names
+    assert names <= shown
 
 
-def test_every_integration_is_in_the_reference(site: Path) -> None:
-    shown = (site / "api" / "integrations.html").read_text()
-    modules = {path.stem for path in (ROOT / "embstore" / "integrations").glob("[a-z]*.py")}
-    for module in modules - {"embedder"}:
-        assert f"embstore.integrations.{module}" in shown
+def exported_by(path: Path) -> list[str]:
+    """What stands in a module's ``__all__``, without importing the module."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
 
 
 def test_the_site_needs_no_other(site: Path) -> None:

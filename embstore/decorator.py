@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar, cast
 from embstore import columns, hooks
 from embstore.backends.rows import Array
 from embstore.commits import Commits
-from embstore.keys import STORAGE_DTYPE, Namespace, check_storage_dtype
+from embstore.keys import STORAGE_DTYPE, Namespace, check_storage_dtype, version_fingerprint
 from embstore.lookup import Lookup
 from embstore.online import Gatherer, OnlineBatching
 from embstore.share import Work, share_of
-from embstore.store import EmbeddingStore
+from embstore.store import StoreLike, as_store
 from embstore.threads import PerLoop
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +33,7 @@ class _Group:
 
 
 def cached(
-    store: EmbeddingStore,
+    store: StoreLike,
     *,
     model_name: str,
     version: str | None = None,
@@ -51,7 +51,7 @@ def cached(
     that are awaited at the same time, gathered as :class:`~embstore.online.OnlineBatching` says.
 
     Args:
-        store: where embeddings are kept.
+        store: where embeddings are kept, or its location; None is the default location.
         model_name: names the vectors: two functions whose vectors differ must not share one.
         version: change it when the function's vectors change.
         batch_size: most texts in one call of the function.
@@ -81,6 +81,7 @@ def cached(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
+    kept_in = as_store(store)
     check_storage_dtype(storage_dtype)
     rounded = {} if storage_dtype is None else {STORAGE_DTYPE: storage_dtype}
     limits = online or OnlineBatching(max_batch=batch_size, concurrency=4)
@@ -88,13 +89,11 @@ def cached(
     def decorate(function: F) -> F:
         def namespace_of(arguments: dict[str, Any]) -> Namespace:
             return Namespace(
-                model_name,
-                "" if version is None else f"version:{version}",
-                extra={**arguments, **rounded},
+                model_name, version_fingerprint(version), extra={**arguments, **rounded}
             )
 
         def look_up(texts: list[str], namespace: Namespace) -> Lookup:
-            lookup = Lookup.find(store, namespace, texts)
+            lookup = Lookup.find(kept_in, namespace, texts)
             if on_miss == "raise":
                 lookup.raise_if_missing()
             return lookup
@@ -102,7 +101,7 @@ def cached(
         def watched(
             name: hooks.Name, texts: list[str], namespace: Namespace
         ) -> AbstractContextManager[object]:
-            return hooks.watched(None, name, store.location, namespace, len(texts))
+            return hooks.watched(None, name, kept_in.location, namespace, len(texts))
 
         def share(lookup: Lookup, texts: list[str]) -> AbstractContextManager[Work]:
             return share_of(lookup, lookup.missing, texts, coalesce=coalesce)
@@ -110,7 +109,7 @@ def cached(
         if inspect.iscoroutinefunction(function):
 
             async def compute(group: _Group, texts: list[str], digests: list[bytes]) -> Array:
-                lookup = Lookup.absent(store, group.namespace, texts, digests)
+                lookup = Lookup.absent(kept_in, group.namespace, texts, digests)
                 with share(lookup, texts) as work:
                     while chunk := await work.take_async(batch_size):
                         these = [texts[place] for place in chunk]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from embstore.backends import resolve_location
 from embstore.backends.disk import health
 from embstore.backends.disk.hardened import FILE
-from embstore.backends.disk.location import VECTORS
+from embstore.backends.disk.location import is_there
 from embstore.errors import EmbstoreError, StoreRefusedError
 from embstore.stats import format_bytes
 
@@ -99,7 +99,7 @@ def diagnose(location: str | os.PathLike[str] | None = None) -> Diagnosis:
         ("free space", _space),
     ):
         checks.append(_careful(name, look, directory))
-    if _is_there(directory):
+    if is_there(directory):
         checks.append(_careful("locks", _locks, directory))
         checks.append(_careful("log", _log, directory))
         checks += _inside(directory)
@@ -168,13 +168,6 @@ def _sqlite(version: tuple[int, ...], threadsafety: int) -> Check:
 # --- the place ----------------------------------------------------------------------------------
 
 
-def _is_there(directory: Path) -> bool:
-    try:
-        return (directory / FILE).exists() or (directory / VECTORS).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def _store(directory: Path) -> Check:
     if not os.path.lexists(directory):
         return Check("store", "ok", f"none at {directory} yet: the first write makes it")
@@ -187,7 +180,7 @@ def _store(directory: Path) -> Check:
         )
     if not any(directory.iterdir()):
         return Check("store", "ok", f"{directory} is empty: the first write makes a store in it")
-    if not _is_there(directory):
+    if not is_there(directory):
         return Check(
             "store",
             "warning",

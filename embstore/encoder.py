@@ -19,7 +19,7 @@ from embstore.lookup import Lookup
 from embstore.models import FunctionModel, LazyModel, as_model
 from embstore.online import Gatherer, OnlineBatching
 from embstore.stats import Stats
-from embstore.store import EmbeddingStore
+from embstore.store import EmbeddingStore, StoreLike, as_store
 from embstore.threads import Desk, PerLoop, Threads
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CachedEncoder(Delegate):
     Args:
         model: a ``SentenceTransformer``; or the name or path of one, which is loaded when something
             must be computed; or any function from ``list[str]`` to (n, dim) vectors.
-        store: where embeddings are kept; None is ``EmbeddingStore()``, at its default location.
+        store: where embeddings are kept, or its location; None is the default location.
         model_name: what to call the model in the store; required for a function.
         version: tells apart what has one name: change it when a function changes. For a model it
             replaces the fingerprint, which is then no longer taken.
@@ -58,7 +58,7 @@ class CachedEncoder(Delegate):
         online: how :meth:`aencode` gathers concurrent requests.
 
     Raises:
-        TypeError: if ``model`` is nothing that can embed texts.
+        TypeError: if ``model`` is nothing that can embed texts, or ``store`` nothing that keeps.
         ValueError: if a function has no ``model_name``.
 
     >>> import tempfile
@@ -76,7 +76,7 @@ class CachedEncoder(Delegate):
     def __init__(
         self,
         model: Any,
-        store: EmbeddingStore | None = None,
+        store: StoreLike = None,
         *,
         model_name: str | None = None,
         version: str | None = None,
@@ -92,7 +92,7 @@ class CachedEncoder(Delegate):
             raise ValueError(f'on_miss is "encode" or "raise", not {on_miss!r}')
         check_storage_dtype(storage_dtype)
         own: dict[str, Any] = {
-            "store": EmbeddingStore() if store is None else store,
+            "store": as_store(store),
             "_on_miss": on_miss,
             "_device": device,
             "_online": online,
@@ -369,10 +369,8 @@ class CachedEncoder(Delegate):
         return self._recipes.namespace(profile, settings, further, upstream.numerics())
 
     def refresh(self) -> None:
-        """Take the model's identity anew at the next call, from all of its weights and settings.
-
-        For changes that cannot be seen cheaply; docs/keys.md says which these are.
-        """
+        """Take the model's identity anew at the next call: for changes that cannot be seen cheaply
+        (docs/keys.md says which)."""
         self._model.refresh()
 
     def __getstate__(self) -> dict[str, Any]:

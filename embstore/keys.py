@@ -121,6 +121,11 @@ class Namespace:
         return hash(self.id)
 
 
+def version_fingerprint(version: str | None) -> str:
+    """The fingerprint of what its user tells apart by versions; None is no version."""
+    return "" if version is None else f"version:{version}"
+
+
 def _refuse_keys(value: Any) -> None:
     # json writes 1 and "1" alike.
     if isinstance(value, Mapping):

@@ -15,6 +15,7 @@ import numpy as np
 from embstore import fingerprint, locks, snapshot
 from embstore.backends.rows import Array
 from embstore.fingerprint import ModelProfile
+from embstore.keys import version_fingerprint
 from embstore.lookup import as_vectors
 from embstore.store import EmbeddingStore
 from embstore.token_batches import UPSTREAM_BATCH, BatchLimit, encode_by_tokens
@@ -112,7 +113,7 @@ class LoadedModel:
         """What the model is now: 40 µs if it has not changed, else a full fingerprint. The same
         object as long as nothing has."""
         if self._version is not None:
-            return self._latest(0, f"version:{self._version}")
+            return self._latest(0, version_fingerprint(self._version))
         taken, known = self._taken, self._profile
         if taken is None or not taken[0].same(self._model):
             # Watched first: what changes while the fingerprint is taken is noticed next time.
@@ -319,7 +320,7 @@ class FunctionModel:
         self, function: Callable[[list[str]], Any], name: str, version: str | None
     ) -> None:
         self._function = function
-        self._profile = ModelProfile(name, "" if version is None else f"version:{version}")
+        self._profile = ModelProfile(name, version_fingerprint(version))
 
     def profile(self) -> ModelProfile:
         """Its name and version."""

@@ -1,12 +1,13 @@
-"""What a notebook shows of a store."""
+"""What a store shows of itself: its figures, and what a notebook makes of them."""
 
 from __future__ import annotations
 
 from html import escape
 
 from embstore.backends.base import Backend, NamespaceInfo
+from embstore.faults import Faults
 from embstore.notebook import table
-from embstore.stats import Stats, format_bytes
+from embstore.stats import Counters, Stats, format_bytes
 
 _MOST = 20
 """Namespaces shown, those with the most vectors first."""
@@ -41,6 +42,30 @@ def overview(location: str, backend: Backend | None, done: Stats) -> str:
     if bar := done.bar():
         parts.append(f"<div>looked up since it was opened here:</div>{bar}")
     return f"<div>{''.join(parts)}</div>"
+
+
+def stats_of(backend: Backend | None, faults: Faults, counters: Counters) -> Stats:
+    """What this process looked up, and what is stored now.
+
+    Args:
+        backend: what is stored; None if that could not be opened.
+        faults: what happens if it cannot be read.
+        counters: what was looked up.
+    """
+    if backend is None:
+        return counters.snapshot()
+    nothing: list[NamespaceInfo] = []
+    infos = faults.guard(backend.namespaces, nothing)
+    return counters.snapshot(
+        entries=sum(info.entries for info in infos),
+        bytes=faults.guard(backend.size, 0),
+        corrupt=backend.corrupt,
+        seconds_saved=sum(
+            counters.hits(info.namespace.id) * info.encode_seconds / info.computed
+            for info in infos
+            if info.computed
+        ),
+    )
 
 
 def _row(info: NamespaceInfo) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class Stats:
         write_errors: writes that failed; the vectors were returned all the same.
         encode_seconds: time spent in models, in seconds.
         seconds_saved: hits times the mean cost of computing a text of their namespace, in seconds.
+        upstream_hits: those hits of the backend that this machine's disk lacked, and the store
+            behind it had.
     """
 
     hits: int = 0
@@ -46,6 +48,7 @@ class Stats:
     write_errors: int = 0
     encode_seconds: float = 0.0
     seconds_saved: float = 0.0
+    upstream_hits: int = 0
 
     @property
     def total(self) -> int:
@@ -65,6 +68,7 @@ class Stats:
         return [
             ("hits", f"{self.hits:,} of {self.total:,} texts ({self.hit_rate:.1%})"),
             ("from memory / disk", f"{self.memory_hits:,} / {self.disk_hits:,}"),
+            ("of these from upstream", f"{self.upstream_hits:,}"),
             ("repeats in a call", f"{self.deduplicated:,}"),
             ("misses", f"{self.misses:,}"),
             ("bypassed", f"{self.bypassed:,}"),
@@ -145,6 +149,10 @@ class Counters:
             for name, amount in amounts.items():
                 assert name in _COUNTED, name
                 self._values[name] = self._values.get(name, 0) + amount
+
+    def fetched(self, rows: int) -> None:
+        """Count rows that were found behind this machine's disk."""
+        self.add(upstream_hits=rows)
 
     def looked_up(
         self,

@@ -23,13 +23,14 @@ from embstore.backends.base import (
     unheard,
 )
 from embstore.backends.rows import Array, as_vectors
+from embstore.backends.tiered import open_tiered
 from embstore.claims import Claims
 from embstore.errors import StoreError
 from embstore.faults import Faults
 from embstore.hooks import Operation
 from embstore.keys import Namespace, check_seed, digest_texts
 from embstore.memory import MemoryTier
-from embstore.overview import overview
+from embstore.overview import overview, stats_of
 from embstore.stats import Counters, Stats
 from embstore.tiers import Tiers
 from embstore.units import parse_bytes, parse_seconds
@@ -61,6 +62,8 @@ class EmbeddingStore:
             raises :class:`~embstore.errors.StoreError`.
         seed: seed of a new store's digests, 1 to 2**63-1, for stores that are to be merged; random
             by default. Keep it from those who choose texts (docs/security.md).
+        upstream: location of a store that other machines share: what ``location``, a directory of
+            this one, lacks is fetched from there and kept, and what is computed goes to both.
 
     Attributes:
         location: where it is: a path, or a URL of another scheme than disk.
@@ -90,45 +93,38 @@ class EmbeddingStore:
         read_only: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         seed: int | None = None,
+        upstream: str | os.PathLike[str] | None = None,
     ) -> None:
+        self.location = location = resolve_location(location)
+        upstream = None if upstream is None else resolve_location(upstream)
+        self._arguments = {**locals()}  # of this call, for copies
+        del self._arguments["self"]
         if seed is not None:
             check_seed(seed)
-        self.location = resolve_location(location)
-        self._arguments = {
-            "location": self.location,
-            "memory_limit": memory_limit,
-            "maxsize": maxsize,
-            "size_limit": size_limit,
-            "timeout": timeout,
-            "read_only": read_only,
-            "on_error": on_error,
-            "seed": seed,
-        }
         self._read_only = read_only
         self._faults = Faults(self.location, on_error)
         memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._counters = Counters()
-        limit = parse_bytes(size_limit)
-        self._backend: Backend | None = self._faults.guard(
-            lambda: open_backend(
-                self.location,
-                timeout=timeout,
-                read_only=read_only,
-                size_limit=limit,
-                seed=seed,
-                warnings=self._faults.warnings,
-            ),
-            None,
-        )
+        how: dict[str, Any] = {
+            "timeout": timeout,
+            "read_only": read_only,
+            "size_limit": parse_bytes(size_limit),
+            "seed": seed,
+            "warnings": self._faults.warnings,
+        }
+
+        def opened() -> Backend:
+            if upstream is None:
+                return open_backend(location, **how)
+            return open_tiered(location, upstream, on_error, fetched=self._counters.fetched, **how)
+
+        self._backend: Backend | None = self._faults.guard(opened, None)
         if self._backend is not None:
             self._backend.watch(memory.take_used, self._counters.take_counts)
-        self.claims = Claims(None if read_only else self._backend)
-        self._tiers = Tiers(
-            *(memory, self._backend, self._faults, self.claims, self._counters),
-            read_only=read_only,
-        )
-        if self._backend is not None:
             seed = self._backend.seed
+        self.claims = Claims(None if read_only else self._backend)
+        parts = memory, self._backend, self._faults, self.claims, self._counters
+        self._tiers = Tiers(*parts, read_only=read_only)
         self._seed = 1 + secrets.randbelow(2**63 - 1) if seed is None else seed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +188,7 @@ class EmbeddingStore:
             TypeError: if a text is not a ``str``.
         """
         given = as_vectors(vectors, len(texts))
-        self._refuse_if_read_only()
+        self.refuse_if_read_only()
         if len(given):
             self.keep(namespace, self.digests(texts), given)
 
@@ -203,9 +199,9 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be written.
         """
-        digests = self.digests(texts)
+        digests, backend = self.digests(texts), self._to_write
         try:
-            return self._need_to_write().delete_many(namespace, digests)
+            return backend.delete_many(namespace, digests)
         finally:
             self._tiers.forget(namespace, digests)
 
@@ -257,8 +253,6 @@ class EmbeddingStore:
         claim of ``owner`` ends with it. Whether it could be done."""
         return self._tiers.keep(namespace, digests, vectors, seconds, owner)
 
-    # --- what is known of models ----------------------------------------------------------------
-
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """What was recorded of a model under a key of 16 bytes; None if that cannot be read."""
         if (backend := self._backend) is None:
@@ -279,7 +273,7 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be read.
         """
-        return self._need_backend().namespaces()
+        return self.backend.namespaces()
 
     def clear(self, namespace: Namespace | None = None) -> int:
         """Delete a namespace, or all; returns the number of vectors deleted.
@@ -288,7 +282,7 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be written.
         """
-        backend = self._need_to_write()
+        backend = self._to_write
         gone = (
             [info.namespace for info in backend.namespaces()] if namespace is None else [namespace]
         )
@@ -304,10 +298,12 @@ class EmbeddingStore:
         """Check every row of the store against its checksum and the ledger. Writes nothing.
         ``progressed`` is called with a number of rows when so many more are checked.
 
+        Whether a model still gives what is stored, :func:`embstore.drift.measure_drift` tells.
+
         Raises:
             StoreError: if the store cannot be read at all.
         """
-        return self._need_backend().verify(progressed)
+        return self.backend.verify(progressed)
 
     def compact(self, progressed: Progressed = unheard) -> CompactReport:
         """Give back the space of deleted and damaged rows. Other writers wait meanwhile.
@@ -316,7 +312,7 @@ class EmbeddingStore:
         Raises:
             StoreError: if the store cannot be written.
         """
-        return self._need_to_write().compact(progressed)
+        return self._to_write.compact(progressed)
 
     def prune(
         self,
@@ -324,6 +320,7 @@ class EmbeddingStore:
         max_size: int | str | None = None,
         older_than: float | str | timedelta | None = None,
         namespace: Namespace | None = None,
+        progressed: Progressed = unheard,
     ) -> int:
         """Delete the vectors used longest ago.
 
@@ -334,6 +331,7 @@ class EmbeddingStore:
                 process are known when it next writes, and when it closes the store or ends; the
                 time of storing to ten minutes.
             namespace: delete only vectors of this namespace, and count only their bytes.
+            progressed: called as in :meth:`verify`, when a namespace is done.
 
         Returns:
             Number of vectors deleted.
@@ -345,44 +343,58 @@ class EmbeddingStore:
         if max_size is None and older_than is None:
             raise ValueError("say what is to go: by max_size=, older_than=, or both")
         seconds = None if older_than is None else parse_seconds(older_than)
-        pruned = self._need_to_write().prune(
-            namespace, max_size=parse_bytes(max_size), older_than=seconds
+        pruned = self._to_write.prune(
+            namespace,
+            max_size=parse_bytes(max_size),
+            older_than=seconds,
+            progressed=progressed,
         )
         self._tiers.clear_memory(namespace)
         return pruned
 
     def stats(self) -> Stats:
         """What was done since this store was opened, and what it holds now."""
-        backend = self._backend
-        infos: list[NamespaceInfo] = []
-        if backend is not None:
-            infos = self._faults.guard(backend.namespaces, infos)
-        size = self._faults.guard(backend.size, 0) if backend is not None else 0
-        saved = sum(
-            self._counters.hits(info.namespace.id) * info.encode_seconds / info.computed
-            for info in infos
-            if info.computed
-        )
-        return self._counters.snapshot(
-            entries=sum(info.entries for info in infos),
-            bytes=size,
-            corrupt=backend.corrupt if backend is not None else 0,
-            seconds_saved=saved,
-        )
+        return stats_of(self._backend, self._faults, self._counters)
 
     def count(self, **amounts: int | float) -> None:
         """Add to the figures of :meth:`stats` what only a caller can know."""
         self._counters.add(**amounts)
 
-    def _need_backend(self) -> Backend:
+    @property
+    def backend(self) -> Backend:
+        """What is behind the memory tier, and works with digests. What is deleted there stays in
+        memory.
+
+        Raises:
+            StoreError: if it could not be opened.
+        """
         if self._backend is None:
             raise StoreError(f"the store at {self.location} is not open", path=self.location)
         return self._backend
 
-    def _need_to_write(self) -> Backend:
-        self._refuse_if_read_only()
-        return self._need_backend()
+    @property
+    def _to_write(self) -> Backend:
+        self.refuse_if_read_only()
+        return self.backend
 
-    def _refuse_if_read_only(self) -> None:
+    def refuse_if_read_only(self) -> None:
+        """Raise StoreError if it was opened to be read only."""
         if self._read_only:
             raise StoreError(f"{self.location} was opened read-only", path=self.location)
+
+
+StoreLike = EmbeddingStore | str | os.PathLike[str] | None
+"""A store, or its location; None is the default location."""
+
+
+def as_store(store: StoreLike) -> EmbeddingStore:
+    """The store that is meant.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(store, EmbeddingStore):
+        return store
+    if store is None or isinstance(store, (str, os.PathLike)):
+        return EmbeddingStore(store)
+    raise TypeError(f"store is an EmbeddingStore or its location, not a {type(store).__name__}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from embstore import hooks
 from embstore.backends.base import FOUND, Backend, Found
+from embstore.backends.joins import absent, fit, join, nothing
 from embstore.backends.rows import Array
 from embstore.claims import Claims
 from embstore.faults import Faults
@@ -91,30 +92,30 @@ class Tiers:
             vectors, found = self._ask_backend(namespace, digests)
             if found.all() or not len(self._memory):
                 return vectors, found, np.zeros_like(found)
-            more, kept = self._ask_memory(namespace, _absent(digests, found))
-            if not _fit(vectors, more):
+            more, kept = self._ask_memory(namespace, absent(digests, found))
+            if not fit(vectors, more):
                 self._memory.clear(namespace.id)
                 return vectors, found, np.zeros_like(found)
-            vectors, everywhere = _join(vectors, found, more, kept)
+            vectors, everywhere = join((vectors, found), (more, kept))
             return vectors, everywhere, everywhere & ~found
         vectors, in_memory = self._ask_memory(namespace, digests)
         if in_memory.all() and len(digests):
             return vectors, in_memory, in_memory
-        absent = _absent(digests, in_memory)
-        more, found = self._ask_backend(namespace, absent)
-        if in_memory.any() and not _fit(vectors, more):
+        wanted = absent(digests, in_memory)
+        more, found = self._ask_backend(namespace, wanted)
+        if in_memory.any() and not fit(vectors, more):
             # Another process cleared the namespace and stored vectors of another kind.
             self._memory.clear(namespace.id)
             return self.find(namespace, digests)
-        if found.any() and (len(absent) <= _SMALL_CALL or not self._near):
+        if found.any() and (len(wanted) <= _SMALL_CALL or not self._near):
             there = np.flatnonzero(found)
-            self._admit(namespace, [absent[number] for number in there.tolist()], more[there])
-        return *_join(vectors, in_memory, more, found), in_memory
+            self._admit(namespace, [wanted[number] for number in there.tolist()], more[there])
+        return *join((vectors, in_memory), (more, found)), in_memory
 
     def _ask_memory(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         layout = self._layouts.get(namespace.id)
         if layout is None or not len(self._memory):
-            return _nothing(digests)
+            return nothing(digests)
         rows = self._memory.get_many([layout.prefix + digest for digest in digests])
         if None not in rows:
             # A bytearray, so that the array can be written.
@@ -131,9 +132,9 @@ class Tiers:
     def _ask_backend(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         backend = self._backend
         if backend is None:
-            return _nothing(digests)
+            return nothing(digests)
         got = self._faults.guard(lambda: backend.get_many(namespace, digests), None)
-        return _nothing(digests) if got is None else got
+        return nothing(digests) if got is None else got
 
     def keep(
         self,
@@ -214,31 +215,3 @@ class Tiers:
     def clear_memory(self, namespace: Namespace | None = None) -> None:
         """Keep nothing of a namespace, or of all, in memory any longer."""
         self._memory.clear(b"" if namespace is None else namespace.id)
-
-
-def _nothing(digests: Sequence[bytes]) -> tuple[Array, Found]:
-    return np.zeros((len(digests), 0), np.float32), np.zeros(len(digests), np.bool_)
-
-
-def _absent(digests: Sequence[bytes], found: Found) -> Sequence[bytes]:
-    if not found.any():
-        return digests
-    return [digests[place] for place in np.flatnonzero(~found).tolist()]
-
-
-def _fit(one: Array, other: Array) -> bool:
-    """Whether vectors are of one kind. Those of nothing go with all."""
-    kinds = (one.dtype, one.shape[1]), (other.dtype, other.shape[1])
-    return kinds[0] == kinds[1] or 0 in (one.shape[1], other.shape[1])
-
-
-def _join(first: Array, found: Found, second: Array, more: Found) -> tuple[Array, Found]:
-    """What was found, and what was found of the rest, (k, dim) and (k,) bool."""
-    if not found.any():
-        return second, more
-    if more.any():
-        places = np.flatnonzero(~found)
-        found = found.copy()
-        found[places] = more
-        first[places[more]] = second[more]
-    return first, found

@@ -26,8 +26,22 @@ def test_hits_and_misses_make_the_total() -> None:
 
 
 def test_it_prints_every_figure_in_a_terminal_and_in_a_notebook() -> None:
-    stats = Stats(1234, 11, 12, 13, 14, 15, 16, 1717, 18, 19, 20.25, 21.5)
-    shown = ("1,234", "11", "12", "13", "14", "15", "16", "1.7 KiB", "18", "19", "20.25", "21.50")
+    stats = Stats(1234, 11, 12, 13, 14, 15, 16, 1717, 18, 19, 20.25, 21.5, 2212)
+    shown = (
+        "1,234",
+        "11",
+        "12",
+        "13",
+        "14",
+        "15",
+        "16",
+        "1.7 KiB",
+        "18",
+        "19",
+        "20.25",
+        "21.50",
+        "2,212",
+    )
     for form in (str(stats), stats._repr_html_()):
         for figure in shown:
             assert figure in form

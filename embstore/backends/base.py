@@ -258,6 +258,7 @@ class Backend(Protocol):
         *,
         max_size: int | None = None,
         older_than: float | None = None,
+        progressed: Progressed = unheard,
     ) -> int:
         """Delete vectors, of all namespaces or of one; returns how many went.
 
@@ -265,6 +266,7 @@ class Backend(Protocol):
             namespace: delete only vectors of this one, and count only their bytes.
             max_size: those used longest ago go until the rest takes less than so many bytes.
             older_than: those go that were last used, or else stored, more seconds ago than this.
+            progressed: called with all rows of a namespace when it is done.
         """
 
     def close(self) -> None:

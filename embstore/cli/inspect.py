@@ -13,7 +13,7 @@ from rich.console import Console
 from embstore.backends.disk.vectors import FORMAT
 from embstore.cli import options as opt
 from embstore.cli.output import print_json, print_table, progress_bar
-from embstore.cli.stores import _ID_SHOWN, Which, _select, _settings
+from embstore.cli.stores import ID_SHOWN, Which, select, settings_of
 from embstore.cli.survey import Growth, Space, Survey, hit_rate, printable, survey
 from embstore.stats import format_bytes
 
@@ -45,7 +45,7 @@ def inspect(
         found = survey(location, begin if deep else None)
     spaces = found.spaces
     if namespace is not None:
-        wanted = {info.namespace for info in _select([s.info for s in spaces], namespace)}
+        wanted = {info.namespace for info in select([s.info for s in spaces], namespace)}
         spaces = tuple(space for space in spaces if space.info.namespace in wanted)
     if json:
         shown = found.to_dict()
@@ -88,9 +88,9 @@ def _row(space: Space, now: float) -> tuple[str, ...]:
     info = space.info
     rate = space.hit_rate
     return (
-        info.namespace.id.hex()[:_ID_SHOWN],
+        info.namespace.id.hex()[:ID_SHOWN],
         printable(info.namespace.model_name),
-        _settings(info),
+        settings_of(info),
         f"{info.entries:,} x {info.dim} {info.dtype}",
         format_bytes(info.bytes),
         "-" if rate is None else f"{rate:.1%}",
@@ -109,7 +109,7 @@ def _print_space(space: Space, now: float) -> None:
     _print_lines(
         ("namespace", info.namespace.id.hex()),
         ("model", printable(info.namespace.model_name)),
-        ("settings", _settings(info) or "none"),
+        ("settings", settings_of(info) or "none"),
         ("fingerprint", printable(info.namespace.fingerprint) or "none"),
         ("vectors", f"{info.entries:,} x {info.dim} {info.dtype}"),
         ("size", f"{format_bytes(info.bytes)}, {format_bytes(space.raw)} as bare numbers"),

@@ -15,7 +15,7 @@ from embstore.backends.base import NamespaceInfo
 from embstore.cli import options as opt
 from embstore.cli.errors import InputError
 from embstore.cli.output import check_writable, print_json, progress_bar
-from embstore.cli.stores import Which, _select
+from embstore.cli.stores import Which, select
 from embstore.keys import Namespace
 from embstore.moving import bake as bake_store
 from embstore.moving import export_store, import_store, read_manifest
@@ -159,7 +159,7 @@ def _there(*locations: str | None) -> list[NamespaceInfo]:
 
 def _choose(infos: Iterable[NamespaceInfo], wanted: str | None) -> set[Namespace]:
     distinct = {info.namespace: info for info in infos}
-    return {info.namespace for info in _select([*distinct.values()], wanted)}
+    return {info.namespace for info in select([*distinct.values()], wanted)}
 
 
 def _bar(infos: Iterable[NamespaceInfo], chosen: set[Namespace]) -> tqdm[Any]:

@@ -13,7 +13,7 @@ from embstore.backends.disk.vectors import FORMAT
 from embstore.batching import Sweep
 from embstore.batching.report import html_table
 from embstore.cli import charts
-from embstore.cli.stores import _ID_SHOWN, _settings
+from embstore.cli.stores import ID_SHOWN, settings_of
 from embstore.cli.survey import Growth, Space, Survey, hit_rate, printable
 from embstore.stats import format_bytes
 
@@ -236,7 +236,7 @@ def _table(rows: Sequence[str]) -> str:
 def _row(space: Space, largest: int, now: float) -> str:
     info, growth = space.info, space.history.growth
     name = escape(printable(info.namespace.model_name))
-    settings = escape(printable(_settings(info)))
+    settings = escape(printable(settings_of(info)))
     top = max((count for _, count in growth), default=0)
     cells = (
         ("vectors", f"{info.entries:,} x {info.dim}<code>{escape(info.dtype)}</code>"),
@@ -249,7 +249,7 @@ def _row(space: Space, largest: int, now: float) -> str:
     listed = "".join(f'<td data-label="{label}">{value}</td>' for label, value in cells)
     return (
         f'<tr><th scope="row"><b>{name}</b>{settings} '
-        f"<code>{info.namespace.id.hex()[:_ID_SHOWN]}</code></th>{listed}</tr>\n"
+        f"<code>{info.namespace.id.hex()[:ID_SHOWN]}</code></th>{listed}</tr>\n"
     )
 
 

@@ -19,7 +19,7 @@ from embstore.errors import EmbstoreError
 from embstore.stats import format_bytes
 from embstore.units import parse_bytes, parse_seconds
 
-_ID_SHOWN = 12  # hex digits of a namespace id: enough to tell one from billions
+ID_SHOWN = 12  # hex digits of a namespace id: enough to tell one from billions
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -78,16 +78,16 @@ def namespaces(location: opt.Store = None, json: opt.Json = False) -> None:
         infos = store.namespaces()
         where = store.location
     if json:
-        print_json([_as_dict(info) for info in infos])
+        print_json([as_dict(info) for info in infos])
         return
     print(where)
     print_table(
         ("id", "model", "settings", "vectors", "size", "hits", "saved"),
         (
             (
-                info.namespace.id.hex()[:_ID_SHOWN],
+                info.namespace.id.hex()[:ID_SHOWN],
                 info.namespace.model_name,
-                _settings(info),
+                settings_of(info),
                 f"{info.entries:,} x {info.dim} {info.dtype}",
                 format_bytes(info.bytes),
                 f"{info.hits:,} of {info.hits + info.misses:,}",
@@ -152,10 +152,13 @@ def prune(
     except ValueError as error:
         raise InputError(str(error)) from error
     with _open(location, read_only=False) as store:
-        chosen = None if namespace is None else _select(store.namespaces(), namespace)
+        infos = store.namespaces()
+        chosen = None if namespace is None else select(infos, namespace)
         if chosen is not None and len(chosen) > 1:
             raise InputError(f"{len(chosen)} namespaces match {namespace!r}: give an id")
-        pruned = store.prune(namespace=chosen[0].namespace if chosen else None, **limits)
+        limits["namespace"] = chosen[0].namespace if chosen else None
+        with progress_bar(sum(info.entries for info in chosen or infos), "rows") as bar:
+            pruned = store.prune(progressed=bar.update, **limits)
         where, size = store.location, store.stats().bytes
     if json:
         print_json({"store": where, "pruned": pruned, "bytes": size})
@@ -168,11 +171,11 @@ def clear(
 ) -> None:
     """Delete vectors: those of a namespace, of all namespaces of a model, or all."""
     with _open(location, read_only=False) as store:
-        infos = _select(store.namespaces(), namespace)
+        infos = select(store.namespaces(), namespace)
         if not yes:
             for info in infos:
                 name = info.namespace.model_name
-                print(f"{info.entries:,} vectors of {name}, {_settings(info)}", file=sys.stderr)
+                print(f"{info.entries:,} vectors of {name}, {settings_of(info)}", file=sys.stderr)
             typer.confirm(f"Delete them from {store.location}?", abort=True, err=True)
         cleared = sum(store.clear(info.namespace) for info in infos)
         where = store.location
@@ -191,7 +194,7 @@ def _open(location: str | None, *, read_only: bool = True) -> EmbeddingStore:
     return EmbeddingStore(location, on_error="raise")
 
 
-def _select(infos: Sequence[NamespaceInfo], wanted: str | None) -> Sequence[NamespaceInfo]:
+def select(infos: Sequence[NamespaceInfo], wanted: str | None) -> Sequence[NamespaceInfo]:
     if wanted is None:
         return infos
     if named := [info for info in infos if info.namespace.model_name == wanted]:
@@ -205,7 +208,7 @@ def _select(infos: Sequence[NamespaceInfo], wanted: str | None) -> Sequence[Name
     return matching
 
 
-def _settings(info: NamespaceInfo) -> str:
+def settings_of(info: NamespaceInfo) -> str:
     """Those settings that are set; of the fingerprint and a usual dtype, people learn nothing."""
     settings: dict[str, Any] = info.namespace.to_dict()
     del settings["model_name"], settings["fingerprint"]
@@ -214,7 +217,7 @@ def _settings(info: NamespaceInfo) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in settings.items() if value)
 
 
-def _as_dict(info: NamespaceInfo) -> dict[str, Any]:
+def as_dict(info: NamespaceInfo) -> dict[str, Any]:
     fields = {
         **asdict(info),
         "namespace": info.namespace.to_dict(),

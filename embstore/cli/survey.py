@@ -17,7 +17,7 @@ from embstore.backends.base import Day, History, NamespaceInfo, VerifyReport
 from embstore.backends.disk.glance import Glance, glance
 from embstore.backends.disk.health import Mount, mount_of
 from embstore.backends.disk.vectors import FORMAT
-from embstore.cli.stores import _as_dict
+from embstore.cli.stores import as_dict
 
 Growth = Sequence[tuple[float, int]]
 """Seconds since 1970, in order, and what was there from then on."""
@@ -66,7 +66,7 @@ class Space:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {
-            **_as_dict(self.info),
+            **as_dict(self.info),
             "raw_bytes": self.raw,
             "hit_rate": self.hit_rate,
             "last_used": self.last_used,

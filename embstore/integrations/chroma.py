@@ -17,7 +17,7 @@ from embstore.encoder import CachedEncoder
 from embstore.integrations.embedder import Embedder, require
 from embstore.keys import canonical_json
 from embstore.lookup import as_vectors
-from embstore.store import EmbeddingStore
+from embstore.store import EmbeddingStore, StoreLike
 
 require("chromadb", "chroma")
 
@@ -97,7 +97,7 @@ class CachedEmbeddingFunction(EmbeddingFunction[Documents]):
     def __init__(
         self,
         model: Any,
-        store: EmbeddingStore | str | os.PathLike[str] | None = None,
+        store: StoreLike = None,
         *,
         model_name: str | None = None,
         version: str | None = None,
@@ -306,7 +306,7 @@ class _Wrapped:
         return vectors.astype(np.float32, copy=False)
 
 
-def _location(store: EmbeddingStore | str | os.PathLike[str]) -> str:
+def _location(store: StoreLike) -> str:
     return store.location if isinstance(store, EmbeddingStore) else resolve_location(store)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from embstore.backends.rows import Array
 from embstore.decorator import cached
 from embstore.encoder import CachedEncoder
+from embstore.keys import Namespace
 from embstore.online import OnlineBatching
-from embstore.store import EmbeddingStore
+from embstore.store import StoreLike, as_store
 
 Kind = Literal["document", "query"]
 Embed = Callable[[list[str]], Any]
@@ -28,7 +29,7 @@ class Embedder:
     Sync and async calls of one kind share a namespace.
 
     Args:
-        store: where vectors are kept.
+        store: where vectors are kept, or its location; None is the default location.
         model_name: names the vectors: two models whose vectors differ must not share one.
         document: embeds documents.
         query: embeds queries; None if ``document`` does that too, and queries are documents then.
@@ -37,12 +38,16 @@ class Embedder:
         version: change it when the vectors change.
         batch_size: most texts in one call.
         online: how concurrent async calls are gathered; as in :func:`~embstore.decorator.cached`.
-        settings: what else decides the vectors: JSON values.
+        settings: what else decides the vectors: JSON values, under other names than "kind".
+
+    Raises:
+        NamespaceError: if ``model_name`` is empty, or settings are no JSON values.
+        ValueError: if settings have "kind".
     """
 
     def __init__(
         self,
-        store: EmbeddingStore,
+        store: StoreLike,
         model_name: str,
         document: Embed,
         query: Embed | None = None,
@@ -54,8 +59,11 @@ class Embedder:
         online: OnlineBatching | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        self.store = store
         self._settings = settings or {}
+        if "kind" in self._settings:
+            raise ValueError('settings may not have "kind": it tells documents from queries')
+        Namespace(model_name, extra=self._settings)  # refuses at once what is no JSON
+        self.store = as_store(store)
         self._query_kind: Kind = "document" if query is None else "query"
         functions = {"document": document, "query": query or document}
         afunctions = {"document": adocument, "query": aquery if query else adocument}
@@ -66,11 +74,11 @@ class Embedder:
             "online": online,
         }
 
-        @cached(store, **how)
+        @cached(self.store, **how)
         def embed(texts: list[str], *, kind: Kind, **settings: Any) -> Any:
             return functions[kind](texts)
 
-        @cached(store, **how)
+        @cached(self.store, **how)
         async def aembed(texts: list[str], *, kind: Kind, **settings: Any) -> Any:
             function = afunctions[kind]
             if function is not None:

@@ -11,7 +11,7 @@ from embstore.backends.rows import Array
 from embstore.encoder import CachedEncoder
 from embstore.integrations.embedder import Embedder, EncoderEmbedder, require
 from embstore.lookup import as_vectors
-from embstore.store import EmbeddingStore
+from embstore.store import StoreLike
 
 require("langchain_core", "langchain")
 
@@ -35,7 +35,7 @@ class CachedEmbeddings(Embeddings):
     Args:
         underlying: any LangChain ``Embeddings``; or a ``CachedEncoder``, or what one can be made
             of: a ``SentenceTransformer``, its name, or its path.
-        store: where vectors are kept; None is ``EmbeddingStore()``, at its default location.
+        store: where vectors are kept, or its location; None is the default location.
         model_name: names the vectors of an ``Embeddings``, and is required for one: two models
             whose vectors differ must not share a name. A SentenceTransformer is known by its
             weights and settings.
@@ -67,7 +67,7 @@ class CachedEmbeddings(Embeddings):
     def __init__(
         self,
         underlying: Any,
-        store: EmbeddingStore | None = None,
+        store: StoreLike = None,
         *,
         model_name: str | None = None,
         version: str | None = None,
@@ -81,7 +81,7 @@ class CachedEmbeddings(Embeddings):
                 raise ValueError(_why_a_name(underlying))
             calls = _Calls(underlying, model_name)
             self._embedder = Embedder(
-                EmbeddingStore() if store is None else store,
+                store,
                 model_name,
                 calls.documents,
                 calls.queries,
@@ -158,7 +158,7 @@ def _why_a_name(underlying: Embeddings) -> str:
 
 
 def _encoder(
-    underlying: Any, store: EmbeddingStore | None, model_name: str | None, version: str | None
+    underlying: Any, store: StoreLike, model_name: str | None, version: str | None
 ) -> CachedEncoder:
     if not isinstance(underlying, CachedEncoder):
         return CachedEncoder(underlying, store, model_name=model_name, version=version)

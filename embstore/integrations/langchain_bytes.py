@@ -141,7 +141,7 @@ class EmbeddingByteStore(BaseStore[str, bytes]):
             StoreError: if the store cannot be read, or is compacted meanwhile.
         """
         # By digest nobody can tell which texts there are; the blocks say it.
-        for _, blocks in self.store._need_backend().scan(self._first):
+        for _, blocks in self.store.backend.scan(self._first):
             heads = [_Head(block.tobytes()) for block in blocks]
             for record in self._read(heads, [head.key_size for head in heads]):
                 if record is not None:

@@ -12,7 +12,7 @@ from embstore.encoder import CachedEncoder
 from embstore.integrations.embedder import Embedder, EncoderEmbedder, require
 from embstore.lookup import as_vectors
 from embstore.online import OnlineBatching
-from embstore.store import EmbeddingStore
+from embstore.store import EmbeddingStore, StoreLike
 
 require("llama_index.core", "llama-index")
 
@@ -43,7 +43,7 @@ class CachedEmbedding(BaseEmbedding):
     Args:
         underlying: any LlamaIndex ``BaseEmbedding``; or a ``CachedEncoder``, or what one can be
             made of: a ``SentenceTransformer``, its name, or its path.
-        store: where vectors are kept; None is ``EmbeddingStore()``, at its default location.
+        store: where vectors are kept, or its location; None is the default location.
         model_name: names the vectors of a ``BaseEmbedding``, and is required for one: two models
             whose vectors differ must not share a name. A SentenceTransformer is known by its
             weights and settings.
@@ -90,7 +90,7 @@ class CachedEmbedding(BaseEmbedding):
     def __init__(
         self,
         underlying: Any,
-        store: EmbeddingStore | None = None,
+        store: StoreLike = None,
         *,
         model_name: str | None = None,
         version: str | None = None,
@@ -107,7 +107,7 @@ class CachedEmbedding(BaseEmbedding):
             calls = _Calls(underlying, model_name)
             size = underlying.embed_batch_size
             embedder = Embedder(
-                EmbeddingStore() if store is None else store,
+                store,
                 model_name,
                 calls.texts,
                 calls.queries,
@@ -217,7 +217,7 @@ def _why_a_name(underlying: BaseEmbedding) -> str:
 
 
 def _encoder(
-    underlying: Any, store: EmbeddingStore | None, model_name: str | None, version: str | None
+    underlying: Any, store: StoreLike, model_name: str | None, version: str | None
 ) -> CachedEncoder:
     if not isinstance(underlying, CachedEncoder):
         return CachedEncoder(underlying, store, model_name=model_name, version=version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from threading import Lock
 from typing import Any, Literal, cast
 
@@ -11,7 +10,7 @@ from embstore import columns
 from embstore.backends.rows import Array
 from embstore.encoder import CachedEncoder
 from embstore.integrations.embedder import require
-from embstore.store import EmbeddingStore
+from embstore.store import StoreLike
 
 require("sklearn", "sklearn")
 
@@ -87,7 +86,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def __init__(
         self,
         model: Any,
-        store: EmbeddingStore | str | os.PathLike[str] | None = None,
+        store: StoreLike = None,
         *,
         model_name: str | None = None,
         version: str | None = None,
@@ -175,10 +174,7 @@ class EmbeddingTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
     def _open(self, further: dict[str, Any]) -> CachedEncoder:
         names: dict[str, Any] = {"model_name": self.model_name, "version": self.version}
         if not isinstance(self.model, CachedEncoder):
-            store = self.store
-            if not isinstance(store, EmbeddingStore):
-                store = EmbeddingStore(store)
-            return CachedEncoder(self.model, store, **names, **further)
+            return CachedEncoder(self.model, self.store, **names, **further)
         if self.store is not None or further or any(names.values()):
             raise ValueError(
                 "a CachedEncoder has a store, a name and settings already: give it without others"

@@ -16,13 +16,14 @@ from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.errors import StoreError, StoreRefusedError
 from embstore.moving.merge import copy
-from embstore.moving.places import Chosen, MoveReport, Place, reading, select
+from embstore.moving.places import Chosen, MoveReport, reading, select
+from embstore.store import StoreLike
 
 _TIMEOUT = 60.0
 
 
 def bake(
-    store: Place,
+    store: StoreLike,
     directory: str | os.PathLike[str],
     *,
     namespaces: Chosen = None,

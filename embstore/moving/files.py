@@ -16,13 +16,13 @@ from embstore.moving.manifest import Manifest, Part
 from embstore.moving.places import (
     Chosen,
     MoveReport,
-    Place,
     absorb,
     reading,
     refuse_misfits,
     select,
     writing,
 )
+from embstore.store import StoreLike
 
 Format = Literal["parquet", "safetensors", "npz"]
 
@@ -49,7 +49,7 @@ class _Module(Protocol):
 
 
 def export_store(
-    store: Place,
+    store: StoreLike,
     path: str | os.PathLike[str],
     *,
     format: Format | None = None,
@@ -95,7 +95,7 @@ def export_store(
 
 def import_store(
     path: str | os.PathLike[str],
-    store: Place = None,
+    store: StoreLike = None,
     *,
     format: Format | None = None,
     namespaces: Chosen = None,

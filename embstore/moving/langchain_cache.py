@@ -23,7 +23,7 @@ import numpy as np
 
 from embstore.backends.base import Progressed, unheard
 from embstore.backends.rows import Array
-from embstore.keys import Namespace
+from embstore.keys import Namespace, version_fingerprint
 from embstore.store import EmbeddingStore
 
 KeyEncoder = Callable[[str], str]
@@ -89,8 +89,9 @@ def namespace_of(
     >>> namespace_of("text-embedding-3-small", settings={"dimensions": 256}).extra
     {'dimensions': 256, 'kind': 'document'}
     """
-    fingerprint = "" if version is None else f"version:{version}"
-    return Namespace(model_name, fingerprint, extra={"kind": kind, **(settings or {})})
+    return Namespace(
+        model_name, version_fingerprint(version), extra={"kind": kind, **(settings or {})}
+    )
 
 
 def count_files(path: str | os.PathLike[str], prefix: str) -> int:

@@ -10,7 +10,6 @@ from embstore.errors import StoreRefusedError
 from embstore.moving.places import (
     Chosen,
     MoveReport,
-    Place,
     absorb,
     location_of,
     reading,
@@ -18,11 +17,12 @@ from embstore.moving.places import (
     select,
     writing,
 )
+from embstore.store import StoreLike
 
 
 def merge(
-    target: Place,
-    *sources: Place,
+    target: StoreLike,
+    *sources: StoreLike,
     namespaces: Chosen = None,
     progressed: Progressed = unheard,
 ) -> MoveReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,7 @@ from embstore.backends.rows import Array
 from embstore.errors import NamespaceError, StoreError, StoreRefusedError
 from embstore.keys import Namespace
 from embstore.moving.manifest import Part
-from embstore.store import EmbeddingStore
-
-Place = EmbeddingStore | str | os.PathLike[str] | None
-"""A store, or where it is; None is the default location."""
+from embstore.store import EmbeddingStore, StoreLike
 
 Chosen = Namespace | Iterable[Namespace] | None
 """One namespace, several, or all."""
@@ -42,13 +38,13 @@ class MoveReport:
     damaged: int = 0
 
 
-def location_of(place: Place) -> str:
+def location_of(place: StoreLike) -> str:
     """Where a store is."""
     return place.location if isinstance(place, EmbeddingStore) else resolve_location(place)
 
 
 @contextmanager
-def reading(place: Place) -> Iterator[Backend]:
+def reading(place: StoreLike) -> Iterator[Backend]:
     """A store to copy from. It may be open elsewhere, and read-only.
 
     A backend of its own: that a vector is copied must not make it look used, or ``size_limit``
@@ -65,7 +61,7 @@ def reading(place: Place) -> Iterator[Backend]:
 
 
 @contextmanager
-def writing(place: Place, seed: int, source: str) -> Iterator[Backend]:
+def writing(place: StoreLike, seed: int, source: str) -> Iterator[Backend]:
     """A store to copy to. Where there is none it is made, with the seed of what is copied.
 
     Args:
@@ -78,7 +74,8 @@ def writing(place: Place, seed: int, source: str) -> Iterator[Backend]:
         StoreError: if it cannot be opened or written.
     """
     if isinstance(place, EmbeddingStore):
-        backend = place._need_to_write()
+        place.refuse_if_read_only()
+        backend = place.backend
         if backend.seed != seed:
             raise _other_seed(backend, source)
         yield backend
@@ -88,11 +85,11 @@ def writing(place: Place, seed: int, source: str) -> Iterator[Backend]:
     except StoreRefusedError as refusal:
         raise _explained(refusal, place, seed, source) from None
     with store:
-        yield store._need_to_write()
+        yield store.backend
 
 
 def _explained(
-    refusal: StoreRefusedError, place: Place, seed: int, source: str
+    refusal: StoreRefusedError, place: StoreLike, seed: int, source: str
 ) -> StoreRefusedError:
     """Why a store is not to be written: most likely it has another seed."""
     try:

@@ -379,8 +379,8 @@ def test_what_has_no_meaning_is_refused(store: EmbeddingStore) -> None:
         CachedEmbedding(3, store)
     with pytest.raises(ValueError, match="setings"):
         CachedEmbedding(Model(), store, model_name="m", setings={"dimensions": 2})
-    with pytest.raises(ValueError, match="EmbeddingStore"):
-        CachedEmbedding(Model(), "a/path", model_name="m")
+    with pytest.raises(TypeError, match="EmbeddingStore or its location"):
+        CachedEmbedding(Model(), 5, model_name="m")
 
 
 def test_llama_indexs_own_cache_is_refused(store: EmbeddingStore) -> None:

@@ -218,7 +218,7 @@ def test_what_is_no_column_of_texts(
     [
         ({"model": 5}, TypeError, "model is a SentenceTransformer, a name or path"),
         ({"model_name": None}, ValueError, "a function needs model_name="),
-        ({"store": 5}, TypeError, "os.PathLike"),
+        ({"store": 5}, TypeError, "store is an EmbeddingStore or its location, not a int"),
         ({"task": "search"}, ValueError, 'task is "query", "document" or None'),
         ({"batch_size": 0}, ValueError, "batch_size must be a positive integer"),
         ({"truncate_dim": "2"}, TypeError, "slice indices must be integers"),

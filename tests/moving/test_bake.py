@@ -59,7 +59,7 @@ def test_nothing_of_how_it_came_about_is_in_it(tmp_path: Path) -> None:
         store.keep(MODEL, store.digests(texts), vectors_of(MODEL, texts), seconds=5.0)
         store.delete_many(MODEL, texts[:40])
         check(store, MODEL, texts)
-        backend = store._need_backend()
+        backend = store.backend
         backend.claim(MODEL, store.digests(["claimed"]), b"owner".ljust(16), 1)
         assert (tmp_path / "source" / "workers").exists()
         bake(store, tmp_path / "baked")

@@ -281,11 +281,12 @@ class DiskBackend:
         *,
         max_size: int | None = None,
         older_than: float | None = None,
+        progressed: Progressed = unheard,
     ) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
         one, session = None if namespace is None else namespace.id, self._session
-        drop = self._eviction.drop
-        dropped = session.mending(lambda: drop(session.writable(), one, max_size, older_than))
+        how, drop = (one, max_size, older_than, progressed), self._eviction.drop
+        dropped = session.mending(lambda: drop(session.writable(), *how))
         self._shelves.keep_all(session.writable())
         return dropped
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embstore.backends.base import Progressed, unheard
 from embstore.backends.disk import repair, runs
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
@@ -76,11 +77,12 @@ class Eviction:
         namespace_id: bytes | None,
         limit: int | None,
         older_than: float | None = None,
+        progressed: Progressed = unheard,
     ) -> int:
         """Drop the rows used longest ago; returns how many. See :func:`evict`."""
         self._pending.flush(ledger)
         dropped, files = ledger.transaction(
-            lambda: evict(self._directory, ledger, namespace_id, limit, older_than)
+            lambda: evict(self._directory, ledger, namespace_id, limit, older_than, progressed)
         )
         if files:
             repair.unlink_for_good(ledger, files)
@@ -95,6 +97,7 @@ def evict(
     namespace_id: bytes | None,
     limit: int | None,
     older_than: float | None = None,
+    progressed: Progressed = unheard,
 ) -> tuple[int, list[Path]]:
     """Drop the rows used longest ago.
 
@@ -104,6 +107,7 @@ def evict(
         namespace_id: drop rows of this namespace only, and count only these; None for all.
         limit: bytes to stay under; None for no limit.
         older_than: seconds since the last use after which a row goes; None if age does not matter.
+        progressed: called with all rows of a namespace when it is done.
 
     Returns:
         Number of rows dropped, and the files to unlink once that is committed.
@@ -137,6 +141,7 @@ def evict(
             count, file = repair.keep_only(directory, ledger, each, mine)
             dropped += count
             old.append(file)
+        progressed(len(its))
     return dropped, old
 
 

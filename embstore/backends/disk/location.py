@@ -19,6 +19,14 @@ _LEDGER = "cache.db"
 _LOCK = "lock"
 
 
+def is_there(directory: Path) -> bool:
+    """Whether a directory holds a store, or what a ledger can be rebuilt from."""
+    try:
+        return (directory / _LEDGER).exists() or (directory / VECTORS).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def prepare(directory: Path) -> None:
     """Make the store's directories where there are none, for this user alone, and check them.
 

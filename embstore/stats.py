@@ -92,7 +92,8 @@ class Stats:
         repeated = self.hits - self.memory_hits - self.disk_hits
         parts = (
             ("memory", self.memory_hits),
-            ("disk", self.disk_hits),
+            ("disk", self.disk_hits - self.upstream_hits),
+            ("upstream", self.upstream_hits),
             ("repeated", max(0, repeated)),
             ("missing", max(0, self.misses)),
         )

@@ -10,6 +10,7 @@ import platformdirs
 
 from embstore.backends.base import Backend
 from embstore.backends.disk import DiskBackend
+from embstore.backends.redis.location import SCHEMES, without_password
 from embstore.errors import StoreRefusedError
 from embstore.faults import Warnings
 
@@ -56,9 +57,16 @@ def open_backend(
     """
     if "://" in location:
         scheme = location.partition("://")[0]
+        if scheme in SCHEMES:
+            from embstore.backends.redis.backend import open_redis
+
+            how = {"timeout": timeout, "read_only": read_only, "size_limit": size_limit}
+            return open_redis(location, seed=seed, **how)  # type: ignore[arg-type]
+        shown = without_password(location)
         raise StoreRefusedError(
-            f"no backend for {scheme}:// locations; a path or disk:///path is a directory",
-            path=location,
+            f"no backend for {scheme}:// locations; a path or disk:///path is a directory, "
+            f"{', '.join(f'{each}://' for each in SCHEMES)} a server",
+            path=shown,
         )
     return DiskBackend(
         Path(location),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ class BackendConformance(SharingConformance, abc.ABC):
     """The tests of a backend. Subclass it with a name that starts with ``Test``; override
     :meth:`open`, and the fixture :meth:`place` if it takes more than a path to tell stores apart.
     """
+
+    resolution = 0.0
+    """Seconds that two uses of a row must lie apart, to be told apart."""
 
     @abc.abstractmethod
     def open(self, place: Any) -> Backend:
@@ -274,6 +279,7 @@ class BackendConformance(SharingConformance, abc.ABC):
     def test_pruning_keeps_what_was_stored_last(self, backend: Backend) -> None:
         digests = make_digests(1000)
         for part in (digests[:900], digests[900:]):
+            time.sleep(self.resolution)
             backend.put_many(A, part, true_vectors(A, part, 64))
         backend.put_many(B, digests[:5], true_vectors(B, digests[:5]))
         pruned = backend.prune(A, max_size=500 * 64 * 4)
@@ -283,6 +289,15 @@ class BackendConformance(SharingConformance, abc.ABC):
         assert found[900:].all()
         assert_same(vectors[900:], true_vectors(A, digests[900:], 64))
         assert backend.get_many(B, digests[:5])[1].all(), "only A was to be pruned"
+
+    def test_progress_is_told(self, backend: Backend) -> None:
+        for space, count in ((A, 50), (B, 20)):
+            digests = make_digests(count)
+            backend.put_many(space, digests, true_vectors(space, digests))
+        for work in (backend.verify, backend.compact, partial(backend.prune, older_than=1500.0)):
+            told: list[int] = []
+            work(progressed=told.append)
+            assert sum(told) == 70
 
     def test_closing_and_opening_again(self, reopen: Callable[[], Backend]) -> None:
         digests = make_digests(20)

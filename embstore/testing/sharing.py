@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,6 +30,9 @@ def claim_and_stop(opened: Callable[[], Backend], count: int, done: Any) -> None
 
 class SharingConformance:
     """These tests; a part of :class:`~embstore.testing.BackendConformance`."""
+
+    lease = 0.0
+    """Seconds that a claim may outlive its process."""
 
     def test_a_claim_is_of_the_first_free_ones(self, backend: Backend) -> None:
         digests = make_digests(10)
@@ -107,6 +111,9 @@ class SharingConformance:
         finally:
             os.kill(process.pid or 0, signal.SIGKILL)
             process.join()
+        end = time.monotonic() + 2 * self.lease
+        while backend.claimed(A, digests).any() and time.monotonic() < end:
+            time.sleep(0.05)
         assert not backend.claimed(A, digests).any()
         assert backend.claim(A, digests, ME, 5).mine.all()
 
@@ -137,7 +144,8 @@ class SharingConformance:
             each.watch(dict, partial(_pop, counts))
             each.namespaces()
         own = backend.namespaces()[0]
-        assert (own.hits, own.misses) == (11, 3), "its own are known at once"
+        assert own.hits >= 11, "its own are known at once"
+        assert own.misses >= 3
         backend.close()
         second.close()
         info = reopen().namespaces()[0]

@@ -1,0 +1,313 @@
+"""The backend on a Redis or Valkey server."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from embstore.backends.base import (
+    Claimed,
+    CompactReport,
+    Found,
+    History,
+    NamespaceInfo,
+    Progressed,
+    VerifyReport,
+    unheard,
+)
+from embstore.backends.redis.claims import Claims
+from embstore.backends.redis.location import Location
+from embstore.backends.redis.rows import Rows
+from embstore.backends.redis.server import Server
+from embstore.backends.redis.upkeep import Upkeep
+from embstore.backends.rows import Array
+from embstore.errors import StoreError, StoreRefusedError
+from embstore.keys import Namespace
+
+_LOG = logging.getLogger(__name__)
+
+LEASE = 10.0
+"""Seconds that a claim outlives its process."""
+
+_TOLD_EVERY = 30.0
+_TOUCHED = 10_000
+
+
+class RedisBackend:
+    """Rows on a server that many machines share. See
+    :class:`~embstore.backends.base.Backend`.
+
+    What is stored may go at any time: by a ttl, by the server's eviction, by whoever empties it.
+    So ``entries`` and ``bytes`` say what was stored and not deleted, until :meth:`compact` counts
+    anew. A put is seen whole or not at all up to 4 MB; of what is more, a fault may leave a part.
+
+    Args:
+        location: a URL; docs/server.md says what may stand in it.
+        timeout: most seconds to wait for an answer, 5 at most.
+        read_only: write nothing, and make no store.
+        seed: that the store must have, and a new one is given.
+        lease: seconds that a claim outlives its process; it is renewed three times as often.
+
+    Raises:
+        ImportError: if the extra is not installed.
+        StoreRefusedError: if the store must not be used, or the URL is not understood.
+        StoreError: if the server does not answer.
+    """
+
+    schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
+    is_near = False
+
+    def __init__(
+        self,
+        location: str,
+        *,
+        timeout: float = 60.0,
+        read_only: bool = False,
+        seed: int | None = None,
+        lease: float = LEASE,
+    ) -> None:
+        where = Location.parse(location)
+        self.location = where.shown
+        self._ttl = where.ttl
+        self._server = Server(where, timeout=timeout, read_only=read_only, seed=seed)
+        self._rows = Rows(self._server)
+        self._claims = Claims(self._server, lease)
+        self._upkeep = Upkeep(self._server, self._rows)
+        self._take_used: Callable[[], Mapping[bytes, list[bytes]]] = dict
+        self._take_counts: Callable[[], Mapping[bytes, tuple[int, int]]] = dict
+        self._told = time.monotonic()
+        _OPEN.add(self)
+
+    @property
+    def seed(self) -> int:
+        """The seed of all digests."""
+        return self._server.seed
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged rows found and left out so far, each time anew."""
+        return self._rows.corrupt
+
+    # --- look-ups and commits -------------------------------------------------------------------
+
+    def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
+        """See :class:`~embstore.backends.base.Backend`. One round trip, once a namespace is
+        known."""
+        return self._rows.get_many(namespace, digests)
+
+    def put_many(
+        self,
+        namespace: Namespace,
+        digests: Sequence[bytes],
+        vectors: Array,
+        seconds: float = 0.0,
+        owner: bytes | None = None,
+    ) -> Found:
+        """See :class:`~embstore.backends.base.Backend`. A round trip for every 4 MB."""
+        new = np.zeros(0, np.bool_)
+        if len(digests):
+            new = self._rows.put_many(namespace, digests, vectors, self._ttl)
+            if seconds and new.any():
+                known = self._server.known(namespace)
+                generation = 0 if known is None else known[1].generation
+                counters = self._server.layout.counters(generation)
+                self._server.write(lambda one: one.hincrbyfloat(counters, "seconds", seconds))
+        if owner is not None:
+            self.release(namespace, owner)
+        if time.monotonic() - self._told > _TOLD_EVERY:
+            self._tell()
+        return new
+
+    def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
+        """See :class:`~embstore.backends.base.Backend`."""
+        return self._rows.delete_many(namespace, digests)
+
+    def clear(self, namespace: Namespace) -> int:
+        """See :class:`~embstore.backends.base.Backend`."""
+        known = self._server.look_up(namespace)
+        if known is None:
+            return 0
+        registry = self._server.layout.namespaces
+        # From here on nobody finds a row, and nobody writes one.
+        self._server.write(lambda client: client.hdel(registry, namespace.id))
+        self._server.take(namespace.id, None)
+        return self._upkeep.clear(known[1])
+
+    def scan(self, namespace: Namespace) -> Iterator[tuple[list[bytes], Array]]:
+        """See :class:`~embstore.backends.base.Backend`."""
+        known = self._server.look_up(namespace)
+        if known is not None:
+            yield from self._rows.sound_parts(known[1])
+
+    # --- claims ---------------------------------------------------------------------------------
+
+    def claim(
+        self, namespace: Namespace, digests: Sequence[bytes], owner: bytes, most: int
+    ) -> Claimed:
+        """See :class:`~embstore.backends.base.Backend`. Of a process that was killed, a claim
+        counts for the rest of its lease."""
+        return self._claims.claim(namespace, digests, owner, most)
+
+    def claimed(self, namespace: Namespace, digests: Sequence[bytes]) -> Found:
+        """See :class:`~embstore.backends.base.Backend`."""
+        return self._claims.claimed(namespace, digests)
+
+    def release(self, namespace: Namespace, owner: bytes) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        self._claims.release(namespace, owner)
+
+    # --- figures --------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        take_used: Callable[[], Mapping[bytes, list[bytes]]],
+        take_counts: Callable[[], Mapping[bytes, tuple[int, int]]],
+    ) -> None:
+        """See :class:`~embstore.backends.base.Backend`. What was used in memory is touched on the
+        server, so that its eviction knows."""
+        self._take_used, self._take_counts = take_used, take_counts
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        if self._server.read_only:
+            return
+        layout, counts, used = self._server.layout, self._take_counts(), self._take_used()
+        entries = {entry.namespace.id: entry for _, entry in self._server.entries()}
+
+        def work(client: Any) -> None:
+            with client.pipeline(transaction=False) as pipeline:
+                for each, (hits, misses) in counts.items():
+                    if each in entries:
+                        counters = layout.counters(entries[each].generation)
+                        pipeline.hincrby(counters, "hits", hits)
+                        pipeline.hincrby(counters, "misses", misses)
+                for each, digests in used.items():
+                    if each in entries:
+                        start = layout.rows(entries[each].generation)
+                        pipeline.touch(*(start + digest for digest in digests[:_TOUCHED]))
+                pipeline.execute()
+
+        if counts or used:
+            self._server.write(work)
+
+    def namespaces(self) -> list[NamespaceInfo]:
+        """See :class:`~embstore.backends.base.Backend`."""
+        with contextlib.suppress(StoreError):
+            self._tell()
+        entries = [entry for _, entry in self._server.entries()]
+
+        def work(client: Any) -> list[Any]:
+            with client.pipeline(transaction=False) as pipeline:
+                for entry in entries:
+                    pipeline.hgetall(self._server.layout.counters(entry.generation))
+                return cast("list[Any]", pipeline.execute())
+
+        figures = self._server.ask(work) if entries else []
+        found = []
+        for entry, told in zip(entries, figures, strict=True):
+            count = max(0, int(told.get(b"entries", 0)))
+            found.append(
+                NamespaceInfo(
+                    namespace=entry.namespace,
+                    dtype=np.dtype(entry.dtype).name,
+                    dim=entry.dim,
+                    entries=count,
+                    bytes=self._upkeep.size(entry, count),
+                    computed=int(told.get(b"computed", 0)),
+                    encode_seconds=float(told.get(b"seconds", 0.0)),
+                    hits=int(told.get(b"hits", 0)),
+                    misses=int(told.get(b"misses", 0)),
+                )
+            )
+        return found
+
+    def history(self, namespace: Namespace) -> History:
+        """An empty one: a server keeps none."""
+        return History()
+
+    def size(self) -> int:
+        """Bytes of all rows and their keys; the server's own bookkeeping comes on top."""
+        return sum(info.bytes for info in self.namespaces())
+
+    # --- the rest of the protocol ---------------------------------------------------------------
+
+    def get_identity(self, key: bytes) -> dict[str, Any] | None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        raw = self._server.ask(lambda client: client.hget(self._server.layout.models, key))
+        value = None
+        with contextlib.suppress(ValueError):
+            value = None if raw is None else json.loads(cast("bytes", raw))
+        return value if isinstance(value, dict) else None
+
+    def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        raw = json.dumps(value).encode()
+        self._server.write(lambda client: client.hset(self._server.layout.models, key, raw))
+
+    def verify(self, progressed: Progressed = unheard) -> VerifyReport:
+        """See :class:`~embstore.backends.base.Backend`. Every row comes over the network."""
+        return self._upkeep.verify(progressed)
+
+    def compact(self, progressed: Progressed = unheard) -> CompactReport:
+        """See :class:`~embstore.backends.base.Backend`."""
+        return self._upkeep.compact(progressed)
+
+    def prune(
+        self,
+        namespace: Namespace | None = None,
+        *,
+        max_size: int | None = None,
+        older_than: float | None = None,
+        progressed: Progressed = unheard,
+    ) -> int:
+        """See :class:`~embstore.backends.base.Backend`."""
+        entries = [
+            entry
+            for _, entry in self._server.entries()
+            if namespace is None or entry.namespace == namespace
+        ]
+        self._server.write(lambda client: client.exists(self._server.layout.store))
+        return self._upkeep.prune(entries, max_size, older_than, progressed)
+
+    def close(self) -> None:
+        """See :class:`~embstore.backends.base.Backend`."""
+        with contextlib.suppress(StoreError):
+            self._tell()
+        self._claims.leave()
+        self._server.close()
+        _OPEN.discard(self)
+
+
+def open_redis(
+    location: str, *, timeout: float, read_only: bool, size_limit: int | None, seed: int | None
+) -> RedisBackend:
+    """A store on a server.
+
+    Raises:
+        StoreRefusedError: if ``size_limit`` is given: a server holds what others store, too.
+    """
+    if size_limit is not None:
+        shown = Location.parse(location).shown
+        raise StoreRefusedError(
+            f"{shown} is kept small by the server: set its maxmemory and maxmemory-policy, give "
+            "the URL a ttl, or prune it; size_limit is for directories",
+            path=shown,
+        )
+    return RedisBackend(location, timeout=timeout, read_only=read_only, seed=seed)
+
+
+_OPEN: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for backend in list(_OPEN):
+        backend.close()

@@ -1,0 +1,213 @@
+"""The server behind a store: its client, its seed and its registry."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from embstore.backends.redis.layout import FORMAT, Entry, Layout
+from embstore.backends.redis.location import Location
+from embstore.errors import NamespaceError, StoreDamagedError, StoreError, StoreRefusedError
+from embstore.keys import Namespace
+
+if TYPE_CHECKING:
+    import redis
+
+T = TypeVar("T")
+
+_TRIES = 5
+"""How often something is begun anew because somebody has cleared the namespace meanwhile."""
+
+
+class Server:
+    """What a store has to do with its server.
+
+    Args:
+        location: where it is.
+        timeout: most seconds to wait for an answer.
+        read_only: whether nothing is written.
+        seed: that a store must have, and a new one is given; None for any.
+
+    Attributes:
+        layout: the names of keys.
+        seed: of all digests.
+        read_only: whether nothing is written.
+
+    Raises:
+        ImportError: if the client's library is not installed.
+        StoreRefusedError: if there is no store and ``read_only``, or one that may not be used.
+        StoreError: if the server does not answer.
+    """
+
+    def __init__(
+        self, location: Location, *, timeout: float, read_only: bool, seed: int | None
+    ) -> None:
+        self.location = location
+        self.layout = Layout(location.prefix)
+        self.read_only = read_only
+        self._client: redis.Redis | None = location.connect(timeout)
+        self._scripts: dict[str, Any] = {}
+        self._entries: dict[bytes, tuple[bytes, Entry]] = {}
+        self.seed = 0 if seed is None else seed
+        stored = self._stored_seed()
+        if seed not in (None, stored):
+            raise self._refused("was made with another seed: its digests are not those asked for")
+        self.seed = stored
+
+    def _stored_seed(self) -> int:
+        """The seed of the store, which is made if there is none."""
+        raw = self.ask(lambda client: client.get(self.layout.store))
+        if raw is None:
+            if self.read_only:
+                raise self._refused("has no store, and was to be read only")
+            seed = self.seed or 1 + secrets.randbelow(2**63 - 1)
+            new = json.dumps({"format": FORMAT, "seed": seed})
+            self.ask(lambda client: client.set(self.layout.store, new, nx=True))
+            raw = self.ask(lambda client: client.get(self.layout.store))
+        try:
+            fields = json.loads(raw or b"")
+            number, seed = fields["format"], fields["seed"]
+            if type(number) is not int or type(seed) is not int or not 0 < seed < 2**63:
+                raise ValueError("no format, or no seed")
+        except (TypeError, ValueError, KeyError) as error:
+            raise self._refused(
+                f"has something else than a store under {self.layout.store!r} ({error}): choose "
+                "another prefix"
+            ) from None
+        if number > FORMAT:
+            raise self._refused(f"has format {number}: upgrade embstore")
+        return seed
+
+    def _refused(self, why: str) -> StoreRefusedError:
+        return StoreRefusedError(f"{self.location.shown} {why}", path=self.location.shown)
+
+    def ask(self, work: Callable[[redis.Redis], T]) -> T:
+        """What the client answers.
+
+        Raises:
+            StoreError: if it does not.
+        """
+        if self._client is None:
+            raise StoreError("is closed", path=self.location.shown)
+        import redis
+
+        try:
+            return work(self._client)
+        except redis.RedisError as error:
+            raise StoreError(
+                f"{type(error).__name__}: {error}", path=self.location.shown
+            ) from error
+
+    def write(self, work: Callable[[redis.Redis], T]) -> T:
+        """:meth:`ask`, if anything may be written.
+
+        Raises:
+            StoreError: if nothing may, or the server does not answer.
+        """
+        if self.read_only:
+            raise StoreError(
+                f"{self.location.shown} was opened read-only", path=self.location.shown
+            )
+        return self.ask(work)
+
+    def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
+        """What a script gives, the server having it already or not."""
+        registered = self._scripts.get(script)
+        if registered is None:
+            registered = self._scripts[script] = self.ask(lambda one: one.register_script(script))
+        return self.write(lambda one: registered(keys, arguments, client=one))
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    # --- the registry ---------------------------------------------------------------------------
+
+    def known(self, namespace: Namespace) -> tuple[bytes, Entry] | None:
+        """A namespace's entry, as this process has seen it last: as it is written, and read."""
+        return self._entries.get(namespace.id)
+
+    def take(self, namespace_id: bytes, raw: bytes | None) -> tuple[bytes, Entry] | None:
+        """Remember how the entry of a namespace is written now; None for not at all.
+
+        Raises:
+            StoreDamagedError: if it is none.
+            StoreError: if it is of another seed than this process works with.
+        """
+        known = self._entries.get(namespace_id)
+        if known is not None and known[0] == raw:
+            return known
+        self._entries.pop(namespace_id, None)
+        if raw is None:
+            return None
+        entry = Entry.read(raw)
+        if entry.namespace.id != namespace_id:
+            raise StoreDamagedError(
+                "the registry has a namespace under another's id", path=self.location.shown
+            )
+        if entry.seed != self.seed:
+            raise StoreError(
+                "it was emptied, and begun anew with another seed: open it again",
+                path=self.location.shown,
+            )
+        self._entries[namespace_id] = raw, entry
+        return raw, entry
+
+    def look_up(self, namespace: Namespace) -> tuple[bytes, Entry] | None:
+        """A namespace's entry as it is now; None if there is none."""
+        raw = self.ask(lambda client: client.hget(self.layout.namespaces, namespace.id))
+        return self.take(namespace.id, cast("bytes | None", raw))
+
+    def register(self, namespace: Namespace, dtype: str, dim: int) -> tuple[bytes, Entry]:
+        """The entry of a namespace; it is made if there is none.
+
+        Raises:
+            NamespaceError: if the namespace has vectors of another dtype or dim, or such cannot be
+                stored.
+        """
+        found = self.known(namespace) or self.look_up(namespace)
+        if found is None:
+            # A server that was emptied has no seed either, and must not get another.
+            if self._stored_seed() != self.seed:
+                raise StoreError(
+                    "it was emptied, and begun anew with another seed: open it again",
+                    path=self.location.shown,
+                )
+            generation = self.write(lambda client: client.incr(self.layout.generations))
+            new = Entry(namespace, dtype, dim, int(generation), self.seed)
+            _ = new.format
+            self.write(lambda one: one.hsetnx(self.layout.namespaces, namespace.id, new.written()))
+            found = self.look_up(namespace)
+            if found is None:
+                raise StoreError("it is emptied again and again", path=self.location.shown)
+        entry = found[1]
+        if (entry.dtype, entry.dim) != (dtype, dim):
+            raise NamespaceError(
+                f"{namespace.model_name}: vectors of {dim} x {dtype} do not fit the {entry.dim} x "
+                f"{entry.dtype} that are stored under the same namespace; clear it, or give the "
+                "model another name or version",
+                namespace=namespace,
+            )
+        return found
+
+    def entries(self) -> list[tuple[bytes, Entry]]:
+        """All namespaces."""
+        found = self.ask(lambda client: client.hgetall(self.layout.namespaces))
+        taken = [self.take(key, raw) for key, raw in cast("dict[bytes, bytes]", found).items()]
+        return [each for each in taken if each is not None]
+
+    def settled(self, work: Callable[[], T | None]) -> T:
+        """What ``work`` gives; it is done again while it gives None, as somebody else has cleared
+        the namespace meanwhile.
+
+        Raises:
+            StoreError: if that happens again and again.
+        """
+        for _ in range(_TRIES):
+            if (done := work()) is not None:
+                return done
+        raise StoreError("it is emptied again and again", path=self.location.shown)

@@ -11,6 +11,7 @@ import numpy as np
 
 from embstore.backends.base import Backend, Claimed, Found
 from embstore.errors import StoreError
+from embstore.faults import Rest
 from embstore.keys import Namespace
 
 T = TypeVar("T")
@@ -26,26 +27,24 @@ class Claims:
         backend: has the claims; None if nothing can be stored.
 
     Attributes:
-        rest_until: the ``time.monotonic()`` before which nothing is asked of it: what fails slowly
-            may take no more than a fifth of a job's time.
+        rest: while it lasts, nothing is asked of it.
         paces: by namespace id, the seconds that computing took in this process: of a character, and
             of the quickest chunk.
     """
 
     def __init__(self, backend: Backend | None) -> None:
         self._backend = backend
-        self.rest_until = 0.0
+        self.rest = Rest()
         self.paces: dict[bytes, tuple[float, float]] = {}
 
     def _ask(self, work: Callable[[Backend], T], otherwise: T) -> T:
-        start = time.monotonic()
-        if self._backend is None or start < self.rest_until:
+        if self._backend is None or not self.rest.is_over:
             return otherwise
+        start = time.monotonic()
         try:
             return work(self._backend)
         except (StoreError, OSError):
-            now = time.monotonic()
-            self.rest_until = now + 4 * (now - start)
+            self.rest.begin(start)
             return otherwise
 
     def claim(

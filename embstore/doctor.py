@@ -15,17 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from embstore.backends import resolve_location
+from embstore.backends import resolve_location, without_password
 from embstore.backends.disk import health
 from embstore.backends.disk.hardened import FILE
 from embstore.backends.disk.location import is_there
+from embstore.backends.redis.health import look_at_server
+from embstore.backends.redis.location import SCHEMES
 from embstore.errors import EmbstoreError, StoreRefusedError
 from embstore.stats import format_bytes
 
 Status = Literal["ok", "warning", "error"]
 
 _LIBRARIES = ("embstore", "numpy", "diskcache", "xxhash")
-_MODEL_LIBRARIES = ("sentence-transformers", "transformers", "torch")
+_MORE_LIBRARIES = ("sentence-transformers", "transformers", "torch", "redis")
 _LONG_LOG = 64 * 2**20
 _LITTLE_SPACE = 64 * 2**20
 _FEW_INODES = 100
@@ -86,11 +88,15 @@ def diagnose(location: str | os.PathLike[str] | None = None) -> Diagnosis:
     checks = [_versions(), _sqlite(sqlite3.sqlite_version_info, sqlite3.threadsafety)]
     try:
         where = resolve_location(location)
+        if where.partition("://")[0] in SCHEMES:
+            checks += (Check(*each) for each in look_at_server(where))
+            return Diagnosis(without_password(where), tuple(checks))
         if "://" in where:
-            raise StoreRefusedError(f"{where} is no directory, and no backend serves it")
+            shown = without_password(where)
+            raise StoreRefusedError(f"{shown} is no directory, and no backend serves it")
     except (EmbstoreError, ValueError) as error:
         bad = Check("store", "error", str(error), "Give a path, or a URL like disk:///path.")
-        return Diagnosis(str(location), (*checks, bad))
+        return Diagnosis(without_password(str(location)), (*checks, bad))
     directory = Path(where)
     for name, look in (
         ("store", _store),
@@ -131,11 +137,11 @@ def _versions() -> Check:
     # By their metadata: importing torch would take seconds.
     found = [f"Python {platform.python_version()}"]
     missing = []
-    for name in (*_LIBRARIES, *_MODEL_LIBRARIES):
+    for name in (*_LIBRARIES, *_MORE_LIBRARIES):
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            if name in _MODEL_LIBRARIES:
+            if name in _MORE_LIBRARIES:
                 missing.append(name)
     if missing:
         found.append(f"without {', '.join(missing)}")

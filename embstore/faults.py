@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
@@ -64,6 +65,29 @@ def _cause(error: BaseException) -> str:
                 return _CAUSES[one]
         link = link.__cause__
     return str(error)
+
+
+class Rest:
+    """Leaves alone for a while what has failed: what makes its users wait may take no more than a
+    fifth of their time.
+
+    Args:
+        least: seconds that it is left alone, at least.
+    """
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+        self._until = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it may be asked again."""
+        return not self._until or time.monotonic() >= self._until
+
+    def begin(self, start: float) -> None:
+        """It has failed; it was asked at the ``time.monotonic()`` given."""
+        now = time.monotonic()
+        self._until = now + max(self._least, 4 * (now - start))
 
 
 class Faults:

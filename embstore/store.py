@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import secrets
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 import numpy.typing as npt
 
-from embstore import hooks
-from embstore.backends import open_backend, resolve_location
+from embstore import hooks, locks
+from embstore.backends import resolve_location, without_password
 from embstore.backends.base import (
     Backend,
     CompactReport,
@@ -23,19 +24,20 @@ from embstore.backends.base import (
     unheard,
 )
 from embstore.backends.rows import Array, as_vectors
-from embstore.backends.tiered import open_tiered
-from embstore.claims import Claims
-from embstore.errors import StoreError
-from embstore.faults import Faults
+from embstore.errors import StoreError, StoreRefusedError
+from embstore.faults import Faults, Rest
 from embstore.hooks import Operation
 from embstore.keys import Namespace, check_seed, digest_texts
 from embstore.memory import MemoryTier
+from embstore.opening import open_behind
 from embstore.overview import overview, stats_of
 from embstore.stats import Counters, Stats
-from embstore.tiers import Tiers
 from embstore.units import parse_bytes, parse_seconds
 
 _LOG = logging.getLogger(__name__)
+
+_AGAIN = 5.0
+"""Seconds, at least, until opening is tried again."""
 
 
 class EmbeddingStore:
@@ -66,7 +68,7 @@ class EmbeddingStore:
             this one, lacks is fetched from there and kept, and what is computed goes to both.
 
     Attributes:
-        location: where it is: a path, or a URL of another scheme than disk.
+        location: where it is: a path, or a URL of another scheme than disk, without password.
         claims: who is computing which texts.
 
     Raises:
@@ -95,37 +97,36 @@ class EmbeddingStore:
         seed: int | None = None,
         upstream: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.location = location = resolve_location(location)
+        location = resolve_location(location)
         upstream = None if upstream is None else resolve_location(upstream)
         self._arguments = {**locals()}  # of this call, for copies
         del self._arguments["self"]
+        self.location = without_password(location)
         if seed is not None:
             check_seed(seed)
         self._read_only = read_only
         self._faults = Faults(self.location, on_error)
-        memory = MemoryTier(parse_bytes(memory_limit), maxsize)
         self._counters = Counters()
-        how: dict[str, Any] = {
-            "timeout": timeout,
-            "read_only": read_only,
-            "size_limit": parse_bytes(size_limit),
-            "seed": seed,
-            "warnings": self._faults.warnings,
-        }
+        self._memory = MemoryTier(parse_bytes(memory_limit), maxsize)
+        self._rest = Rest(least=_AGAIN)
+        self._open()
 
-        def opened() -> Backend:
-            if upstream is None:
-                return open_backend(location, **how)
-            return open_tiered(location, upstream, on_error, fetched=self._counters.fetched, **how)
+    def _open(self) -> None:
+        start = time.monotonic()
+        self._backend, self.claims, self._tiers, self._seed = open_behind(
+            self._arguments, self._memory, self._faults, self._counters
+        )
+        self._memory.clear()  # under digests of another seed, perhaps
+        if self._backend is None:
+            self._rest.begin(start)
 
-        self._backend: Backend | None = self._faults.guard(opened, None)
-        if self._backend is not None:
-            self._backend.watch(memory.take_used, self._counters.take_counts)
-            seed = self._backend.seed
-        self.claims = Claims(None if read_only else self._backend)
-        parts = memory, self._backend, self._faults, self.claims, self._counters
-        self._tiers = Tiers(*parts, read_only=read_only)
-        self._seed = 1 + secrets.randbelow(2**63 - 1) if seed is None else seed
+    def _open_again(self) -> None:
+        """Open what could not be opened: a server may answer by now. A call that goes on meanwhile
+        with digests of the old seed finds nothing by them, then and later."""
+        with locks.LOADING:
+            if self._backend is None and self._rest.is_over:
+                with contextlib.suppress(StoreRefusedError):  # in mid-job it is a fault like others
+                    self._open()
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arguments
@@ -209,6 +210,8 @@ class EmbeddingStore:
 
     def digests(self, texts: Sequence[str]) -> list[bytes]:
         """The 16-byte digest of each text, seeded with this store's seed."""
+        if self._backend is None and self._rest.is_over:
+            self._open_again()
         return digest_texts(texts, self._seed)
 
     def find(
@@ -362,12 +365,8 @@ class EmbeddingStore:
 
     @property
     def backend(self) -> Backend:
-        """What is behind the memory tier, and works with digests. What is deleted there stays in
-        memory.
-
-        Raises:
-            StoreError: if it could not be opened.
-        """
+        """What is behind the memory tier, by digest; StoreError if it could not be opened. What is
+        deleted there stays in memory."""
         if self._backend is None:
             raise StoreError(f"the store at {self.location} is not open", path=self.location)
         return self._backend

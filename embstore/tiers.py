@@ -14,7 +14,7 @@ from embstore.backends.base import FOUND, Backend, Found
 from embstore.backends.joins import absent, fit, join, nothing
 from embstore.backends.rows import Array
 from embstore.claims import Claims
-from embstore.faults import Faults
+from embstore.faults import Faults, Rest
 from embstore.keys import Namespace
 from embstore.memory import MemoryTier, memory_prefix
 from embstore.stats import Counters
@@ -68,7 +68,7 @@ class Tiers:
         self._claims = claims
         self._counters = counters
         self._writes_to = None if read_only else backend
-        self._write_after = 0.0
+        self._reading, self._writing = Rest(), Rest()
         self._near = backend is not None and backend.is_near
         self._layouts: dict[bytes, _Layout] = {}
 
@@ -131,9 +131,12 @@ class Tiers:
 
     def _ask_backend(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         backend = self._backend
-        if backend is None:
+        if backend is None or not self._reading.is_over:
             return nothing(digests)
+        start = time.monotonic()
         got = self._faults.guard(lambda: backend.get_many(namespace, digests), None)
+        if got is None and not self._near:
+            self._reading.begin(start)
         return nothing(digests) if got is None else got
 
     def keep(
@@ -168,7 +171,7 @@ class Tiers:
     ) -> Found | None:
         """Which are new to the backend, (n,) bool; None if it could not take them."""
         start, backend = time.monotonic(), self._writes_to
-        if backend is None or start < self._write_after:
+        if backend is None or not self._writing.is_over:
             return None
 
         def work() -> Found:
@@ -183,10 +186,8 @@ class Tiers:
         new: Found | None = self._faults.guard(work, None)
         if new is None:
             self._counters.add(write_errors=1)
-            # A store that makes its writers wait (locked, a hanging disk) may take no more than a
-            # fifth of the job's time.
-            now = time.monotonic()
-            self._write_after = self._claims.rest_until = now + 4 * (now - start)
+            self._writing.begin(start)
+            self._claims.rest.begin(start)
         return new
 
     def _admit(self, namespace: Namespace, digests: Sequence[bytes], vectors: Array) -> None:

@@ -16,6 +16,7 @@ LAYERS = [
     {"computing", "call", "models", "snapshot", "upstream", "lookup", "delegate"}
     | {"tuning", "token_batches", "online", "threads", "share", "commits", "halves"},
     {"store", "doctor"},
+    {"opening"},
     {"tiers", "claims", "overview"},
     {"memory", "backends", "faults"},
     {"watch"},

@@ -14,7 +14,7 @@ from embstore.backends.redis.location import SCHEMES, without_password
 from embstore.errors import StoreRefusedError
 from embstore.faults import Warnings
 
-__all__ = ["open_backend", "resolve_location"]
+__all__ = ["open_backend", "resolve_location", "without_password"]
 
 
 def resolve_location(location: str | os.PathLike[str] | None) -> str:

@@ -243,6 +243,9 @@ class Backend(Protocol):
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """What was recorded under this key of 16 bytes."""
 
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """All that was recorded, by key."""
+
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """Record a JSON object under a key of 16 bytes."""
 

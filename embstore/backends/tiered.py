@@ -31,7 +31,7 @@ from embstore.backends.disk.location import is_there
 from embstore.backends.joins import absent, fit, join
 from embstore.backends.rows import Array
 from embstore.errors import StoreError, StoreRefusedError
-from embstore.faults import Faults, Warnings
+from embstore.faults import Faults, Rest, Warnings
 from embstore.keys import Namespace
 
 T = TypeVar("T")
@@ -97,13 +97,16 @@ class Upstream:
     Args:
         open: opens it.
         faults: what happens when it fails.
+
+    Attributes:
+        rest: while it lasts, nothing is asked of it.
     """
 
     def __init__(self, open: Callable[[], Backend], faults: Faults) -> None:
         self._open = open
         self._faults = faults
         self._backend: Backend | None = None
-        self._rest_until = 0.0
+        self.rest = Rest(_REST_SECONDS)
 
     def opened(self) -> Backend:
         """The store itself.
@@ -139,15 +142,13 @@ class Upstream:
             except StoreRefusedError as refusal:  # in mid-job it is a fault like others
                 raise StoreError(str(refusal), path=refusal.path) from refusal
 
-        return None if time.monotonic() < self._rest_until else self._guarded(asked)
+        return self._guarded(asked) if self.rest.is_over else None
 
     def _guarded(self, work: Callable[[], T]) -> tuple[T] | None:
         start = time.monotonic()
         answer: tuple[T] | None = self._faults.guard(lambda: (work(),), None)
         if answer is None:
-            # One that makes its users wait may take no more than a fifth of their time.
-            now = time.monotonic()
-            self._rest_until = now + max(_REST_SECONDS, 4 * (now - start))
+            self.rest.begin(start)
         return answer
 
     @property
@@ -335,6 +336,10 @@ class TieredBackend:
             if value is not None and not self._read_only:
                 self._near.put_identity(key, value)
         return value
+
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """What was recorded here."""
+        return self._near.identities()
 
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """Record it here and upstream."""

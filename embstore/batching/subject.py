@@ -74,7 +74,7 @@ def opened(
             if path is None
             else partial(
                 call_in_new_process,
-                location=store.location,
+                location=folder,
                 model=path,
                 model_name=model_name,
                 device=device,

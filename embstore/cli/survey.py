@@ -84,7 +84,7 @@ class Survey:
         location: where it is.
         taken: when it was looked at, in seconds since 1970.
         bytes: what it takes in all.
-        mount: the file system it lies on; None if the system does not tell.
+        mount: the file system it lies on; None if it lies on none, or the system does not tell.
         spaces: its namespaces, the largest first.
         now: what is going on in it.
         verified: what a check of all rows found; None if there was none.
@@ -201,6 +201,7 @@ def survey(
         StoreError: if there is none, or it cannot be read.
     """
     where = resolve_location(location)
+    is_disk = "://" not in where
     backend = open_backend(where, read_only=True)
     try:
         infos = sorted(backend.namespaces(), key=lambda info: info.bytes, reverse=True)
@@ -208,12 +209,12 @@ def survey(
         rows = sum(info.entries for info in infos)
         checked = None if verify is None else backend.verify(verify(rows))
         return Survey(
-            location=where,
+            location=backend.location,
             taken=time.time(),
             bytes=backend.size(),
-            mount=mount_of(Path(where)),
+            mount=mount_of(Path(where)) if is_disk else None,
             spaces=spaces,
-            now=glance(Path(where)),
+            now=glance(Path(where)) if is_disk else Glance(),
             verified=checked,
         )
     finally:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from embstore.backends import without_password
 from embstore.encoder import CachedEncoder
 from embstore.integrations.embedder import require
 from embstore.store import EmbeddingStore
@@ -382,5 +383,14 @@ def _written(store: Store) -> Any:
         # Without the seed, which is kept from those who choose texts (docs/security.md).
         usual = inspect.signature(EmbeddingStore).parameters
         given = store.__getstate__().items()
-        return {key: value for key, value in given if value != usual[key].default and key != "seed"}
-    return os.fspath(store) if isinstance(store, os.PathLike) else store
+        store = {
+            key: value for key, value in given if value != usual[key].default and key != "seed"
+        }
+    if isinstance(store, dict):
+        return {key: _open_text(value) for key, value in store.items()}
+    return _open_text(os.fspath(store) if isinstance(store, os.PathLike) else store)
+
+
+def _open_text(value: Any) -> Any:
+    """What may stand in a file: of the URL of a server, all but the password."""
+    return without_password(value) if isinstance(value, str) else value

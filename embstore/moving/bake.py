@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from embstore.backends.base import Backend, NamespaceInfo, Progressed, unheard
 from embstore.backends.disk import DiskBackend
 from embstore.backends.disk.hardened import FILE
-from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.location import VECTORS
 from embstore.errors import StoreError, StoreRefusedError
 from embstore.moving.merge import copy
@@ -76,7 +73,7 @@ def _make(
     baked = DiskBackend(directory, seed=source.seed)
     try:
         rows, _ = copy(source, infos, baked, progressed)
-        for key, value in _identities(source.location).items():
+        for key, value in source.identities().items():
             baked.put_identity(key, value)
         baked.compact()  # of the ledger: the vectors are in order
     finally:
@@ -87,18 +84,6 @@ def _make(
         if path.name not in (FILE, VECTORS):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return rows
-
-
-def _identities(location: str) -> dict[bytes, dict[str, Any]]:
-    """What a store knows of models; nothing if its ledger cannot be read."""
-    for mode in ("ro", "immutable"):
-        with contextlib.suppress(StoreError):
-            ledger = Ledger(Path(location), _TIMEOUT, mode)
-            try:
-                return ledger.identities()
-            finally:
-                ledger.close()
-    return {}
 
 
 def _is_empty(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from embstore.backends import without_password
 from embstore.backends.base import Backend, NamespaceInfo, Progressed, unheard
 from embstore.errors import StoreRefusedError
 from embstore.moving.places import (
@@ -51,7 +52,7 @@ def merge(
     with ExitStack() as stack:
         opened = [stack.enter_context(reading(source)) for source in sources]
         for each in opened:
-            if Path(each.location).resolve() == Path(location_of(target)).resolve():
+            if _same(each.location, location_of(target)):
                 raise ValueError(f"{each.location} is where to copy to, and cannot be a source")
         _refuse_other_seeds(opened)
         there = [store.namespaces() for store in opened]
@@ -81,6 +82,12 @@ def copy(
             rows += len(digests)
             progressed(len(digests))
     return rows, stored
+
+
+def _same(source: str, target: str) -> bool:
+    if "://" in target:
+        return source == without_password(target)
+    return Path(source).resolve() == Path(target).resolve()
 
 
 def _refuse_other_seeds(stores: list[Backend]) -> None:

@@ -39,8 +39,10 @@ class MoveReport:
 
 
 def location_of(place: StoreLike) -> str:
-    """Where a store is."""
-    return place.location if isinstance(place, EmbeddingStore) else resolve_location(place)
+    """Where a store is, with its password if it has one."""
+    if isinstance(place, EmbeddingStore):
+        place = str(place.__getstate__()["location"])
+    return resolve_location(place)
 
 
 @contextmanager

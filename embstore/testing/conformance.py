@@ -222,6 +222,8 @@ class BackendConformance(SharingConformance, abc.ABC):
         assert second.get_identity(other) is None
         second.put_identity(one, {"fingerprint": "later"})
         assert first.get_identity(one) == {"fingerprint": "later"}
+        first.put_identity(other, {})
+        assert second.identities() == {one: {"fingerprint": "later"}, other: {}}
 
     def test_deleting(self, backend: Backend) -> None:
         digests = make_digests(10)

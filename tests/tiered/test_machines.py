@@ -14,7 +14,7 @@ from embstore import CachedEncoder, EmbeddingStore, Namespace
 from embstore.backends.disk import DiskBackend
 from embstore.backends.tiered import open_tiered
 from embstore.errors import NamespaceError, StoreError, StoreRefusedError
-from embstore.faults import Warnings
+from embstore.faults import Rest, Warnings
 
 MODEL = Namespace("letters")
 TEXTS = [f"text {number}" for number in range(300)]
@@ -264,7 +264,7 @@ def test_what_was_computed_meanwhile_is_passed_on(tmp_path: Path) -> None:
     assert store.put_many(MODEL, digests[:200], vectors_of(TEXTS[:200]), 2.0).all()
     (tmp_path / "shared").unlink()
     (tmp_path / "elsewhere").rename(tmp_path / "shared")
-    store._upstream._rest_until = 0.0
+    store._upstream.rest = Rest()
     assert store.put_many(MODEL, digests[200:], vectors_of(TEXTS[200:]), 1.0).all()
     store.close()
     shared = DiskBackend(tmp_path / "shared")

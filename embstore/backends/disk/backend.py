@@ -363,21 +363,15 @@ class DiskBackend:
 
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """See :class:`~embstore.backends.base.Backend`."""
+        return self._session.mending(lambda: self._registry.identity(key))
 
-        def work() -> dict[str, Any] | None:
-            ledger = self._session.ledger
-            return None if ledger is None else ledger.identity(key)
-
-        return self._session.mending(work)
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """See :class:`~embstore.backends.base.Backend`."""
+        return self._session.mending(self._registry.identities)
 
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
-
-        def work() -> None:
-            ledger = self._session.writable()
-            ledger.transaction(lambda: ledger.put_identity(key, value))
-
-        self._session.mending(work)
+        self._session.mending(lambda: self._registry.put_identity(key, value))
 
     def verify(self, progressed: Progressed = unheard) -> VerifyReport:
         """See :class:`~embstore.backends.base.Backend`."""

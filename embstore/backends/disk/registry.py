@@ -1,8 +1,10 @@
-"""What a store has: its namespaces, what is stored under each, and how they came to be."""
+"""What a store has: its namespaces, what is stored under each, how they came to be, and what is
+known of models."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +64,21 @@ class Registry:
         if ledger is None:
             return History()
         return ledger.snapshot(lambda: _history(ledger, namespace_id))
+
+    def identity(self, key: bytes) -> dict[str, Any] | None:
+        """See :meth:`embstore.backends.base.Backend.get_identity`."""
+        ledger = self._session.ledger
+        return None if ledger is None else ledger.identity(key)
+
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """See :meth:`embstore.backends.base.Backend.identities`."""
+        ledger = self._session.ledger
+        return {} if ledger is None else ledger.identities()
+
+    def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
+        """See :meth:`embstore.backends.base.Backend.put_identity`."""
+        ledger = self._session.writable()
+        ledger.transaction(lambda: ledger.put_identity(key, value))
 
 
 def _info(header: Header, head: Head, hits: int = 0, misses: int = 0) -> NamespaceInfo:

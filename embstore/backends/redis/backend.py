@@ -242,10 +242,13 @@ class RedisBackend:
     def get_identity(self, key: bytes) -> dict[str, Any] | None:
         """See :class:`~embstore.backends.base.Backend`."""
         raw = self._server.ask(lambda client: client.hget(self._server.layout.models, key))
-        value = None
-        with contextlib.suppress(ValueError):
-            value = None if raw is None else json.loads(cast("bytes", raw))
-        return value if isinstance(value, dict) else None
+        return _as_object(cast("bytes | None", raw))
+
+    def identities(self) -> dict[bytes, dict[str, Any]]:
+        """See :class:`~embstore.backends.base.Backend`."""
+        found = self._server.ask(lambda client: client.hgetall(self._server.layout.models))
+        read = {key: _as_object(raw) for key, raw in cast("dict[bytes, bytes]", found).items()}
+        return {key: value for key, value in read.items() if value is not None}
 
     def put_identity(self, key: bytes, value: dict[str, Any]) -> None:
         """See :class:`~embstore.backends.base.Backend`."""
@@ -284,6 +287,14 @@ class RedisBackend:
         self._claims.leave()
         self._server.close()
         _OPEN.discard(self)
+
+
+def _as_object(raw: bytes | None) -> dict[str, Any] | None:
+    """A JSON object; None for whatever somebody else has written there."""
+    value = None
+    with contextlib.suppress(ValueError):
+        value = json.loads(raw or b"null")
+    return value if isinstance(value, dict) else None
 
 
 def open_redis(

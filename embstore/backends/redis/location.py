@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from embstore.errors import StoreRefusedError
 from embstore.units import parse_seconds
@@ -65,7 +65,8 @@ class Location:
             StoreRefusedError: if there is anything in it that is not understood.
         """
         parts = urlsplit(location)
-        shown = without_password(location)
+        shown, scheme = without_password(location), SCHEMES[parts.scheme]
+        path = parts.path if scheme == "unix" else ""
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         if unknown := given.keys() - {"prefix", "ttl", "db"} - _TLS:
             raise _refused(shown, f"has {min(unknown)!r}, which is not an option: see below")
@@ -80,15 +81,18 @@ class Location:
             raise _refused(shown, f"has no ttl: {error}") from None
         if ttl is not None and ttl < 1:
             raise _refused(shown, "has a ttl of less than a second")
-        database = given.pop("db", None)
-        query = "" if database is None else f"db={quote(database)}"
-        scheme = SCHEMES[parts.scheme]
+        database = given.pop("db", "")
+        if scheme != "unix":
+            database = database or parts.path.strip("/")
+        if not re.fullmatch(r"\d*", database):
+            raise _refused(shown, f"has {database!r} where the number of a database belongs")
         host = parts.netloc.rpartition("@")[2]
         password = None if parts.password is None else unquote(parts.password)
         user = quote(unquote(parts.username or ""))
         netloc = f"{user}@{host}" if user else host
         return cls(
-            url=urlunsplit((scheme, netloc, parts.path, query, "")),
+            # By hand: urlunsplit writes a scheme that it does not know, without a host, otherwise.
+            url=f"{scheme}://{netloc}{path}?db={database or 0}",
             shown=shown,
             prefix=prefix,
             ttl=ttl,
@@ -125,7 +129,6 @@ class Location:
             ),
             "retry_on_timeout": False,
             "health_check_interval": 30,
-            "client_name": "embstore",
         }
         if self.password is not None:
             how["password"] = self.password
@@ -146,7 +149,7 @@ def without_password(location: str) -> str:
         return location
     host = parts.netloc.rpartition("@")[2]
     user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit(parts._replace(netloc=f"{user}{host}"))
+    return location.replace(f"//{parts.netloc}", f"//{user}{host}", 1)
 
 
 def _refused(shown: str, why: str) -> StoreRefusedError:

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := sentence-transformers,cli,parquet,bench,redis,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry
+EXTRAS := sentence-transformers,cli,parquet,bench,redis,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry,ray
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from embstore.backends.base import Found
+from embstore.backends.joins import once
 from embstore.backends.redis.layout import Entry, digest_of
 from embstore.backends.redis.scripts import DELETE, PUT
 from embstore.backends.redis.server import Server
@@ -39,7 +40,10 @@ class Rows:
 
     def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         """The stored vectors, (n, dim), and which were found, (n,) bool."""
-        return self._server.settled(lambda: self._get(namespace, digests))
+        get = self._get
+        return once(
+            digests, lambda distinct: self._server.settled(lambda: get(namespace, distinct))
+        )
 
     def _get(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found] | None:
         """None if the namespace is another by now than this process knew."""

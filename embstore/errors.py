@@ -27,9 +27,11 @@ class StoreError(EmbstoreError):
 
     Attributes:
         path: where the store lies, as a string.
+        cause: what is wrong, in a word, where one fault has many messages ("away", "full"); or "".
     """
 
     path: str = ""
+    cause: str = ""
 
 
 class StoreRefusedError(StoreError):

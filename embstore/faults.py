@@ -59,6 +59,8 @@ class Warnings:
 def _cause(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
+        if isinstance(link, StoreError) and link.cause:
+            return link.cause
         name = getattr(link, "sqlite_errorname", "")
         for one in (getattr(link, "errno", None), "_".join(name.split("_")[:2])):
             if one in _CAUSES:
@@ -100,6 +102,7 @@ class Faults:
     Attributes:
         location: the store.
         warnings: says what is wrong.
+        seed_is_old: whether the store was found to have been begun anew, with another seed.
 
     Raises:
         ValueError: if ``on_error`` is anything else.
@@ -110,6 +113,7 @@ class Faults:
             raise ValueError(f'on_error is "warn" or "raise", not {on_error!r}')
         self.warnings = Warnings()
         self.location = location
+        self.seed_is_old = False
         self._raises = on_error == "raise"
 
     def guard(self, work: Callable[[], T], otherwise: T) -> T:
@@ -124,6 +128,7 @@ class Faults:
         except StoreRefusedError:
             raise
         except (StoreError, OSError, MemoryError) as error:
+            self.seed_is_old |= getattr(error, "cause", "") == "seed"
             hooks.failed(self.location, error)
             if self._raises:
                 raise

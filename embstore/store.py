@@ -113,6 +113,7 @@ class EmbeddingStore:
 
     def _open(self) -> None:
         start = time.monotonic()
+        self._faults.seed_is_old = False
         self._backend, self.claims, self._tiers, self._seed = open_behind(
             self._arguments, self._memory, self._faults, self._counters
         )
@@ -121,10 +122,12 @@ class EmbeddingStore:
             self._rest.begin(start)
 
     def _open_again(self) -> None:
-        """Open what could not be opened: a server may answer by now. A call that goes on meanwhile
-        with digests of the old seed finds nothing by them, then and later."""
+        """Open what could not be opened: a server may answer by now. Or what was begun anew by
+        others. A call that goes on meanwhile with digests of the old seed finds nothing by them,
+        then and later."""
         with locks.LOADING:
-            if self._backend is None and self._rest.is_over:
+            is_open = self._backend is not None and not self._faults.seed_is_old
+            if not is_open and self._rest.is_over:
                 with contextlib.suppress(StoreRefusedError):  # in mid-job it is a fault like others
                     self._open()
 
@@ -210,7 +213,7 @@ class EmbeddingStore:
 
     def digests(self, texts: Sequence[str]) -> list[bytes]:
         """The 16-byte digest of each text, seeded with this store's seed."""
-        if self._backend is None and self._rest.is_over:
+        if (self._backend is None or self._faults.seed_is_old) and self._rest.is_over:
             self._open_again()
         return digest_texts(texts, self._seed)
 

@@ -3,6 +3,8 @@ one warning, and no vector is wrong."""
 
 from __future__ import annotations
 
+import socketserver
+import threading
 import time
 import warnings
 from collections import Counter
@@ -13,6 +15,7 @@ import pytest
 
 from embstore import CachedEncoder, EmbeddingStore, Namespace, StoreWarning
 from embstore.backends.redis.backend import RedisBackend
+from embstore.backends.redis.patience import Patience
 from embstore.errors import StoreError
 from embstore.faults import Rest
 from embstore.testing.values import A, B, assert_same, make_digests, true_vectors
@@ -44,6 +47,8 @@ def job(store: EmbeddingStore) -> tuple[CachedEncoder, Letters]:
 def not_resting(store: EmbeddingStore) -> None:
     """As if time had passed."""
     store._rest = Rest()
+    if isinstance(store._backend, RedisBackend):
+        store._backend._server.patience = Patience()
     store._tiers._reading = Rest()
     store._tiers._writing = Rest()
     store.claims.rest = Rest()
@@ -93,6 +98,34 @@ def test_it_is_not_there_yet(start: Callable[..., RedisServer]) -> None:
     encodes(encoder)
     encodes(encoder)
     assert set(model.asked.values()) == {3}
+
+
+def test_it_is_asked_less_and_less(server: RedisServer) -> None:
+    backend = RedisBackend(server.url)
+    patience = backend._server.patience
+    server.kill()
+    pauses = []
+    for _ in range(8):
+        patience._until = 0.0
+        with pytest.raises(StoreError, match="ConnectionError"):
+            backend.get_many(A, make_digests(1))
+        pauses.append(patience._pause)
+        said = patience.why_not
+        with pytest.raises(StoreError) as caught:  # without being asked
+            backend.claimed(A, make_digests(1))
+        assert str(caught.value) == said
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert pauses[-1] == 60
+    server.start()
+    patience._until = 0.0
+    assert not backend.get_many(A, make_digests(1))[1].any()
+    assert not patience.why_not
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 60.0])
+def test_any_timeout(url: str, seconds: float) -> None:
+    with EmbeddingStore(url, timeout=seconds, on_error="raise") as store:
+        encodes(job(store)[0])
 
 
 def test_errors_are_raised_if_that_is_wanted(server: RedisServer) -> None:
@@ -154,11 +187,12 @@ def test_it_forgets_and_another_begins_it_anew(server: RedisServer) -> None:
     encodes(encoder)
     server.client().flushall()
     other = no_memory(server.url)
-    with pytest.warns(StoreWarning, match="begun anew with another seed: open it again"):
+    with pytest.warns(StoreWarning, match="begun anew by others, with another seed"):
         encodes(encoder)
     job(other)[0].encode(TEXTS)
-    encodes(encoder)
-    assert set(model.asked.values()) == {3}
+    encodes(encoder)  # opened again, with the seed of the others
+    assert set(model.asked.values()) == {2}
+    assert store.backend.seed == other.backend.seed
     assert other.namespaces()[0].entries == len(TEXTS)
     assert (other.get_many(MODEL, TEXTS)[0] == EXPECTED).all()
 
@@ -194,10 +228,63 @@ def test_it_evicts(start: Callable[..., RedisServer]) -> None:
         assert_same(vectors[found], true_vectors(A, there, 384))
     found = store.backend.get_many(A, digests)[1]
     assert 0 < found.sum() < 5000
-    left = int(found.sum())
-    assert store.namespaces()[0].entries > left
     store.compact()
-    assert store.namespaces()[0].entries <= left
+    assert 0 < store.namespaces()[0].entries <= found.sum()
+
+
+def test_it_drops_the_registry_and_not_the_rows(server: RedisServer) -> None:
+    """As a server may that is full: the registry is a key like others."""
+    first, second = RedisBackend(server.url), RedisBackend(server.url)
+    digests = make_digests(50)
+    first.put_many(A, digests, true_vectors(A, digests))
+    assert second.get_many(A, digests)[1].all()
+    server.client().delete("embstore:store")
+    assert second.get_many(A, digests)[1].all()
+    more = make_digests(10, 100)
+    second.put_many(A, more, true_vectors(A, more))
+    for each in (first, second, RedisBackend(server.url)):
+        vectors, found = each.get_many(A, [*digests, *more])
+        assert found.all()
+        assert_same(vectors, true_vectors(A, [*digests, *more]))
+    # With nobody left who knows, the new store is whole, and what is left of the old one in no way.
+    server.client().delete("embstore:store")
+    new = RedisBackend(server.url)
+    assert new.seed != first.seed
+    assert not new.get_many(A, digests)[1].any()
+    assert new.put_many(A, digests, true_vectors(A, digests)).all()
+    assert new.get_many(A, digests)[1].all()
+    new.compact()
+    assert len([*server.client().scan_iter("embstore:r:*")]) == 50
+
+
+def test_a_cleared_namespace_is_not_taken_for_a_lost_one(server: RedisServer) -> None:
+    first, second = RedisBackend(server.url), RedisBackend(server.url)
+    digests = make_digests(5)
+    first.put_many(A, digests, true_vectors(A, digests))
+    assert second.get_many(A, digests)[1].all()
+    [row, *_] = server.client().scan_iter("embstore:r:*")
+    first.clear(A)
+    server.client().set(row, "as of a writer that came too late")
+    assert not second.get_many(A, digests)[1].any()
+    assert second.put_many(A, digests, true_vectors(A, digests)).all()
+    assert first.get_many(A, digests)[1].all()
+    assert first.compact().rows == 5
+    assert not server.client().exists(row)
+
+
+def test_a_damaged_row_is_stored_anew(server: RedisServer) -> None:
+    store = no_memory(server.url)
+    encoder, model = job(store)
+    encodes(encoder)
+    client = server.client()
+    [one, other, *_] = client.scan_iter("embstore:r:*")
+    client.set(one, client.get(other))
+    encodes(encoder)
+    encodes(encoder)
+    assert sorted(model.asked.values())[-2:] == [1, 2]
+    assert store.stats().corrupt == 1
+    assert store.verify().ok
+    assert store.namespaces()[0].entries == len(TEXTS)
 
 
 def test_damaged_rows_are_misses(server: RedisServer) -> None:
@@ -207,13 +294,15 @@ def test_damaged_rows_are_misses(server: RedisServer) -> None:
     backend.put_many(B, digests, true_vectors(B, digests))
     client = server.client()
 
-    def key(number: int, generation: int = 1) -> bytes:
-        return b"app:r:%d:" % generation + digests[number]
+    def key(number: int, space: Namespace = A) -> bytes:
+        known = backend._server.known(space)
+        assert known is not None
+        return b"app:r:%b:" % known[1].generation.encode() + digests[number]
 
     row = client.get(key(0))
     client.set(key(0), row[:30] + bytes([row[30] ^ 1]) + row[31:])
     client.set(key(1), row)  # another's
-    client.set(key(2), client.get(key(2, generation=2)))  # the same text's, of another namespace
+    client.set(key(2), client.get(key(2, B)))  # the same text's, of another namespace
     client.set(key(3), row[:-8])
     client.set(key(4), b"")
     client.delete(key(5))
@@ -236,27 +325,62 @@ def test_damaged_rows_are_misses(server: RedisServer) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"namespace": {}}', b"\xff"])
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"{}", b'{"namespace": {}}', b"\xff", b"[" * 100_000]
+)
 def test_a_damaged_registry_is_a_fault(server: RedisServer, value: bytes) -> None:
     encoder, model = job(no_memory(server.url))
     encodes(encoder)
-    server.client().hset("embstore:namespaces", MODEL.id, value)
-    with pytest.warns(StoreWarning, match="an entry that is none"):
+    server.client().hset("embstore:store", MODEL.id, value)
+    store = encoder.store
+    with pytest.warns(StoreWarning, match="an entry that is none") as warned:
         encodes(encoder)
+    assert len(warned) == 1
     assert set(model.asked.values()) == {2}
+    assert store.namespaces() == []
+    assert "an entry that is none" in str(store.verify().problems)
+    store.compact()
+    assert store.verify().ok
+    not_resting(store)
+    encodes(encoder)
+    assert store.namespaces()[0].entries == len(TEXTS)
 
 
 def test_what_others_keep_there_is_refused(server: RedisServer) -> None:
     server.client().set("embstore:store", "theirs")
     with pytest.raises(StoreError, match="choose another prefix"):
         EmbeddingStore(server.url)
-    server.client().set("embstore:store", '{"format": 99, "seed": 5}')
+    server.client().delete("embstore:store")
+    server.client().hset("embstore:store", "made", '{"format": 99, "seed": 5}')
     with pytest.raises(StoreError, match="upgrade embstore"):
         EmbeddingStore(server.url)
-    server.client().delete("embstore:store")
-    server.client().lpush("embstore:store", "a list")
-    with pytest.warns(StoreWarning, match="WRONGTYPE"):
+    server.client().hset("embstore:store", "made", "[" * 100_000)
+    with pytest.raises(StoreError, match="choose another prefix"):
         EmbeddingStore(server.url)
+
+
+def test_something_else_listens() -> None:
+    """As of a wrong port: its answers are no answers."""
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.warns(StoreWarning, match="cannot use redis://"):
+            store = EmbeddingStore(f"redis://127.0.0.1:{other.server_address[1]}")
+        encodes(job(store)[0])
+        other.shutdown()
+
+
+class Other(socketserver.BaseRequestHandler):
+    """What speaks HTTP."""
+
+    def handle(self) -> None:
+        self.request.recv(4096)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 300])
+def test_a_host_that_cannot_be(host: str) -> None:
+    with pytest.warns(StoreWarning, match="cannot use redis://"):
+        EmbeddingStore(f"redis://{host}")
 
 
 def test_nobody_listens() -> None:

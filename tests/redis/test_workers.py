@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from embstore import CachedEncoder, EmbeddingStore, Namespace, StoreWarning
 from embstore.backends.redis.backend import RedisBackend
+from embstore.backends.redis.patience import Patience
 from embstore.cli.app import app
 from embstore.faults import Rest
 from embstore.moving import bake, export_store, import_store, merge
@@ -180,7 +181,9 @@ def test_a_server_that_is_away_makes_it_only_slower(server: RedisServer, tmp_pat
     assert len(warned) == 1
     assert len(asked) == 300
     server.start()
-    here.store.backend._upstream.rest = Rest()  # type: ignore[attr-defined]
+    upstream = here.store.backend._upstream  # type: ignore[attr-defined]
+    upstream.rest = Rest()
+    upstream.opened()._server.patience = Patience()
     here.encode(TEXTS)
     here.store.close()
     assert len(asked) == 400

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +27,13 @@ from embstore.backends.base import (
 from embstore.backends.redis.claims import Claims
 from embstore.backends.redis.location import Location
 from embstore.backends.redis.rows import Rows
+from embstore.backends.redis.scripts import FORGET
 from embstore.backends.redis.server import Server
 from embstore.backends.redis.upkeep import Upkeep
 from embstore.backends.rows import Array
 from embstore.errors import StoreError, StoreRefusedError
 from embstore.keys import Namespace
+from embstore.locks import COUNTERS
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ class RedisBackend:
         self._upkeep = Upkeep(self._server, self._rows)
         self._take_used: Callable[[], Mapping[bytes, list[bytes]]] = dict
         self._take_counts: Callable[[], Mapping[bytes, tuple[int, int]]] = dict
+        self._untold: dict[bytes, tuple[int, int]] = {}
+        """Hits and misses by namespace id, of what the server knows nothing of yet."""
         self._told = time.monotonic()
         _OPEN.add(self)
 
@@ -93,7 +98,7 @@ class RedisBackend:
 
     @property
     def corrupt(self) -> int:
-        """Damaged rows found and left out so far, each time anew."""
+        """Damaged rows found and left out so far."""
         return self._rows.corrupt
 
     # --- look-ups and commits -------------------------------------------------------------------
@@ -114,16 +119,13 @@ class RedisBackend:
         """See :class:`~embstore.backends.base.Backend`. A round trip for every 4 MB."""
         new = np.zeros(0, np.bool_)
         if len(digests):
-            new = self._rows.put_many(namespace, digests, vectors, self._ttl)
-            if seconds and new.any():
-                known = self._server.known(namespace)
-                generation = 0 if known is None else known[1].generation
-                counters = self._server.layout.counters(generation)
-                self._server.write(lambda one: one.hincrbyfloat(counters, "seconds", seconds))
-        if owner is not None:
-            self.release(namespace, owner)
-        if time.monotonic() - self._told > _TOLD_EVERY:
-            self._tell()
+            new = self._rows.put_many(namespace, digests, vectors, seconds, self._ttl)
+        # What is stored is stored: nothing that fails from here on may say otherwise.
+        with contextlib.suppress(StoreError):
+            if owner is not None:
+                self.release(namespace, owner)
+            if time.monotonic() - self._told > _TOLD_EVERY:
+                self._tell()
         return new
 
     def delete_many(self, namespace: Namespace, digests: Sequence[bytes]) -> int:
@@ -135,9 +137,8 @@ class RedisBackend:
         known = self._server.look_up(namespace)
         if known is None:
             return 0
-        registry = self._server.layout.namespaces
         # From here on nobody finds a row, and nobody writes one.
-        self._server.write(lambda client: client.hdel(registry, namespace.id))
+        self._server.run(FORGET, [self._server.layout.store], [namespace.id, known[0]])
         self._server.take(namespace.id, None)
         return self._upkeep.clear(known[1])
 
@@ -176,33 +177,57 @@ class RedisBackend:
         self._take_used, self._take_counts = take_used, take_counts
 
     def _tell(self) -> None:
+        """Tell the server what was looked up, and of what namespaces it knows by then.
+
+        Raises:
+            StoreError: if it does not answer; then nothing is forgotten.
+        """
         self._told = time.monotonic()
         if self._server.read_only:
             return
-        layout, counts, used = self._server.layout, self._take_counts(), self._take_used()
-        entries = {entry.namespace.id: entry for _, entry in self._server.entries()}
+        layout, used = self._server.layout, self._take_used()
+        with COUNTERS:
+            for each, (hits, misses) in self._take_counts().items():
+                before = self._untold.get(each, (0, 0))
+                self._untold[each] = before[0] + hits, before[1] + misses
+        if not self._untold and not used:
+            return
+        entries = {entry.namespace.id: entry for entry in self._server.entries()}
+        with COUNTERS:
+            telling = {each: self._untold.pop(each) for each in entries if each in self._untold}
 
         def work(client: Any) -> None:
             with client.pipeline(transaction=False) as pipeline:
-                for each, (hits, misses) in counts.items():
-                    if each in entries:
-                        counters = layout.counters(entries[each].generation)
-                        pipeline.hincrby(counters, "hits", hits)
-                        pipeline.hincrby(counters, "misses", misses)
+                for each, (hits, misses) in telling.items():
+                    counters = layout.counters(entries[each].generation)
+                    pipeline.hincrby(counters, "hits", hits)
+                    pipeline.hincrby(counters, "misses", misses)
                 for each, digests in used.items():
-                    if each in entries:
+                    if each in entries and digests:
                         start = layout.rows(entries[each].generation)
                         pipeline.touch(*(start + digest for digest in digests[:_TOUCHED]))
                 pipeline.execute()
 
-        if counts or used:
+        try:
             self._server.write(work)
+        except StoreError:
+            with COUNTERS:
+                for each, (hits, misses) in telling.items():
+                    since = self._untold.get(each, (0, 0))
+                    self._untold[each] = since[0] + hits, since[1] + misses
+            raise
+
+    def forget(self) -> None:
+        """Leave what was looked up to another process: a forked child must not count what its
+        parent did."""
+        self._take_counts()
+        self._untold.clear()
 
     def namespaces(self) -> list[NamespaceInfo]:
         """See :class:`~embstore.backends.base.Backend`."""
         with contextlib.suppress(StoreError):
             self._tell()
-        entries = [entry for _, entry in self._server.entries()]
+        entries = self._server.entries()
 
         def work(client: Any) -> list[Any]:
             with client.pipeline(transaction=False) as pipeline:
@@ -274,7 +299,7 @@ class RedisBackend:
         """See :class:`~embstore.backends.base.Backend`."""
         entries = [
             entry
-            for _, entry in self._server.entries()
+            for entry in self._server.entries()
             if namespace is None or entry.namespace == namespace
         ]
         self._server.write(lambda client: client.exists(self._server.layout.store))
@@ -292,7 +317,7 @@ class RedisBackend:
 def _as_object(raw: bytes | None) -> dict[str, Any] | None:
     """A JSON object; None for whatever somebody else has written there."""
     value = None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(raw or b"null")
     return value if isinstance(value, dict) else None
 
@@ -322,3 +347,11 @@ _OPEN: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
 def _close_all() -> None:
     for backend in list(_OPEN):
         backend.close()
+
+
+def _forget_in_child() -> None:
+    for backend in list(_OPEN):
+        backend.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -54,16 +54,17 @@ class Claims:
     ) -> Claimed | None:
         server, keys = self._server, self._server.layout
         raw, entry = server.known(namespace) or (b"", None)
-        token = owner + b"%d" % server.write(lambda client: client.incr(keys.fence))
-        generation = 0 if entry is None else entry.generation
+        generation = "" if entry is None else entry.generation
         told: list[Any] = [namespace.id, raw, keys.rows(generation), keys.claims(namespace.id)]
-        told += [token, int(1000 * self._lease), most]
-        places = [keys.namespaces, keys.owners(namespace.id), keys.counters(generation)]
+        told += [owner, int(1000 * self._lease), most]
+        places = [keys.store, keys.owners(namespace.id), keys.counters(generation)]
         answer = server.run(CLAIM, places, [*told, *digests])
         if answer is None:
             server.look_up(namespace)
             return None
-        is_, others, computed, seconds = cast("tuple[bytes, int, bytes, bytes]", tuple(answer))
+        is_, token, others, computed, seconds = cast(
+            "tuple[bytes, bytes, int, bytes, bytes]", tuple(answer)
+        )
         which = np.frombuffer(is_, np.uint8)
         mine, stored, theirs = (which == ord(letter) for letter in "mst")
         if mine.any():

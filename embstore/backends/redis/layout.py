@@ -1,31 +1,43 @@
 """What is where on a server. All keys begin with the prefix of their store.
 
-    <prefix>:store                  JSON: format version and seed; written once
-    <prefix>:namespaces             hash: namespace id -> JSON (namespace, dtype, dim, generation,
-                                    seed)
-    <prefix>:generations            counter: a number for each namespace, another once it is cleared
+    <prefix>:store                  hash, all that rows cannot be read without:
+        made                        JSON: format version and seed; written once
+        <namespace id>              JSON: namespace, dtype, dim, generation, seed
+        fence                       counter: the number in a claim's token
     <prefix>:r:<generation>:<digest>     one row, as on a disk: checksum, digest, vector
     <prefix>:n:<generation>         hash: entries, computed, seconds, hits, misses
     <prefix>:c:<namespace id><digest>    a claim, for as long as it is renewed: its token
     <prefix>:o:<namespace id>       sorted set: tokens that have claims, by the end of their lease
-    <prefix>:fence                  counter: the number in a token
     <prefix>:models                 hash: what is known of models
 
-Ids and digests are their 16 bytes, generations decimal.
+Ids and digests are their 16 bytes. A server that is full may drop any of these keys, and first what
+nobody has asked for in a while. So what belongs together is in one, which every request asks for. A
+generation is drawn at random, as a counter that was dropped would give the same one again.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from embstore.backends.rows import RowFormat
-from embstore.errors import NamespaceError, StoreDamagedError
+from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE, Namespace
 
 FORMAT = 1
+MADE = b"made"
+
+_GENERATION = re.compile(r"[0-9a-f]{10}")
+_DTYPE = re.compile(r"[<|][fiu]\d{1,2}")
+
+
+def new_generation() -> str:
+    """One that no other namespace has, nor had."""
+    return secrets.token_hex(5)
 
 
 class Layout:
@@ -38,23 +50,20 @@ class Layout:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix.encode()
         self.store = self._prefix + b":store"
-        self.namespaces = self._prefix + b":namespaces"
-        self.generations = self._prefix + b":generations"
-        self.fence = self._prefix + b":fence"
         self.models = self._prefix + b":models"
 
-    def rows(self, generation: int) -> bytes:
+    def rows(self, generation: str) -> bytes:
         """What the keys of a namespace's rows begin with."""
-        return b"%b:r:%d:" % (self._prefix, generation)
+        return b"%b:r:%b:" % (self._prefix, generation.encode())
 
     @property
     def all_rows(self) -> bytes:
         """What the keys of all rows begin with."""
         return self._prefix + b":r:"
 
-    def counters(self, generation: int) -> bytes:
+    def counters(self, generation: str) -> bytes:
         """The figures of a namespace."""
-        return b"%b:n:%d" % (self._prefix, generation)
+        return b"%b:n:%b" % (self._prefix, generation.encode())
 
     def claims(self, namespace_id: bytes) -> bytes:
         """What the keys of a namespace's claims begin with."""
@@ -73,14 +82,14 @@ class Entry:
         namespace: the namespace.
         dtype: of its vectors, as numpy writes it.
         dim: numbers in a vector.
-        generation: its number.
+        generation: stands in the keys of its rows: another one once it was cleared.
         seed: of the digests of its rows.
     """
 
     namespace: Namespace
     dtype: str
     dim: int
-    generation: int
+    generation: str
     seed: int
 
     def written(self) -> bytes:
@@ -100,11 +109,15 @@ class Entry:
             fields: dict[str, Any] = json.loads(raw)
             namespace = Namespace.from_dict(fields.pop("namespace"))
             entry = cls(namespace=namespace, **fields)
-            if not all(type(number) is int for number in (entry.dim, entry.generation, entry.seed)):
+            if type(entry.dim) is not int or type(entry.seed) is not int:
                 raise TypeError("numbers are missing")
+            if not _GENERATION.fullmatch(entry.generation) or not _DTYPE.fullmatch(entry.dtype):
+                raise ValueError("no generation, or no dtype")
             _ = entry.format
-        except (TypeError, ValueError, KeyError, AttributeError, NamespaceError) as error:
-            raise StoreDamagedError(f"the registry has an entry that is none: {error}") from None
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            raise StoreDamagedError(
+                f"the registry has an entry that is none ({error}): embstore compact drops it"
+            ) from None
         return entry
 
     @cached_property

@@ -27,12 +27,16 @@ PASSWORD = "EMBSTORE_REDIS_PASSWORD"
 """The environment variable with the password, for those whose URL has none."""
 
 _TLS = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
+_OPTIONS = {"prefix", "ttl", "db"} | _TLS
+_QUOTED = "signs such as / ? # @ : in a user or password are written %2F %3F %23 %40 %3A"
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _CONNECTING_SECONDS = 2.0
 _ANSWERING_SECONDS = 5.0
 """The longest time that is waited for one answer. A slow server must not take longer than
 computing would."""
+
+_LEAST_SECONDS = 0.1
 
 _RETRIES = 2
 
@@ -64,11 +68,19 @@ class Location:
         Raises:
             StoreRefusedError: if there is anything in it that is not understood.
         """
-        parts = urlsplit(location)
-        shown, scheme = without_password(location), SCHEMES[parts.scheme]
+        shown = without_password(location)
+        try:
+            parts = urlsplit(location)
+            _ = parts.port
+        except ValueError:
+            # Not with its reason, which may name a part of a password.
+            raise _refused(shown, f"is not understood: {_QUOTED}") from None
+        if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
+            raise _refused(shown, f"is not understood: {_QUOTED}")
+        scheme = SCHEMES[parts.scheme]
         path = parts.path if scheme == "unix" else ""
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if unknown := given.keys() - {"prefix", "ttl", "db"} - _TLS:
+        if unknown := given.keys() - _OPTIONS:
             raise _refused(shown, f"has {min(unknown)!r}, which is not an option: see below")
         if parts.scheme not in ("rediss", "valkeys") and (unused := given.keys() & _TLS):
             raise _refused(shown, f"has {min(unused)!r}, but TLS is spoken by rediss:// only")
@@ -119,8 +131,9 @@ class Location:
                 f"{self.shown} needs an extra: pip install 'embstore[redis]'"
             ) from error
         how: dict[str, Any] = {
-            "socket_connect_timeout": min(timeout, _CONNECTING_SECONDS),
-            "socket_timeout": min(timeout, _ANSWERING_SECONDS),
+            # 0 would be a socket that never waits, not even for an answer on its way.
+            "socket_connect_timeout": max(_LEAST_SECONDS, min(timeout, _CONNECTING_SECONDS)),
+            "socket_timeout": max(_LEAST_SECONDS, min(timeout, _ANSWERING_SECONDS)),
             # What was cut off is tried again; who is slow is not asked again.
             "retry": Retry(
                 ExponentialWithJitterBackoff(base=0.05, cap=0.5),
@@ -141,15 +154,30 @@ class Location:
 
 
 def without_password(location: str) -> str:
-    """A location as it may be shown; one that is no URL as it is."""
-    if "://" not in location:
+    """A location as it may be shown; one that is no URL as it is.
+
+    A password may have been written as it is, with the signs that divide a URL, or where none
+    belongs. So it is not asked what the parts of the URL are: nothing between the first colon and
+    the last "@" is shown, and no option's value but those of the options that there are.
+    """
+    scheme, separator, rest = location.partition("://")
+    if not separator:
         return location
-    parts = urlsplit(location)
-    if parts.password is None:
-        return location
-    host = parts.netloc.rpartition("@")[2]
-    user = f"{parts.username}@" if parts.username else ""
-    return location.replace(f"//{parts.netloc}", f"//{user}{host}", 1)
+    user_and_password, at, rest = rest.rpartition("@")
+    user, colon, _ = user_and_password.partition(":")
+    if not colon:
+        # A path of a socket may have an "@", but no user has a "/".
+        return f"{scheme}://{user}{at}{_without_unknown_values(rest)}"
+    return f"{scheme}://{user and user + at}{_without_unknown_values(rest)}"
+
+
+def _without_unknown_values(rest: str) -> str:
+    path, mark, query = rest.partition("?")
+    options = []
+    for option in query.split("&") if mark else ():
+        name, equals, _ = option.partition("=")
+        options.append(option if name in _OPTIONS else f"{name}{equals and '=...'}")
+    return path + mark + "&".join(options)
 
 
 def _refused(shown: str, why: str) -> StoreRefusedError:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from embstore.backends.redis.layout import FORMAT, Entry, Layout
+from embstore.backends.redis.layout import FORMAT, MADE, Entry, Layout, new_generation
 from embstore.backends.redis.location import Location
+from embstore.backends.redis.patience import Patience
 from embstore.errors import NamespaceError, StoreDamagedError, StoreError, StoreRefusedError
-from embstore.keys import Namespace
+from embstore.keys import DIGEST_SIZE, Namespace
 
 if TYPE_CHECKING:
     import redis
@@ -34,6 +37,7 @@ class Server:
         layout: the names of keys.
         seed: of all digests.
         read_only: whether nothing is written.
+        patience: knows when it may be asked.
 
     Raises:
         ImportError: if the client's library is not installed.
@@ -47,6 +51,7 @@ class Server:
         self.location = location
         self.layout = Layout(location.prefix)
         self.read_only = read_only
+        self.patience = Patience()
         self._client: redis.Redis | None = location.connect(timeout)
         self._scripts: dict[str, Any] = {}
         self._entries: dict[bytes, tuple[bytes, Entry]] = {}
@@ -58,20 +63,20 @@ class Server:
 
     def _stored_seed(self) -> int:
         """The seed of the store, which is made if there is none."""
-        raw = self.ask(lambda client: client.get(self.layout.store))
+        raw = self._made()
         if raw is None:
             if self.read_only:
                 raise self._refused("has no store, and was to be read only")
             seed = self.seed or 1 + secrets.randbelow(2**63 - 1)
             new = json.dumps({"format": FORMAT, "seed": seed})
-            self.ask(lambda client: client.set(self.layout.store, new, nx=True))
-            raw = self.ask(lambda client: client.get(self.layout.store))
+            self.write(lambda client: client.hsetnx(self.layout.store, MADE, new))
+            raw = self._made()
         try:
             fields = json.loads(raw or b"")
             number, seed = fields["format"], fields["seed"]
             if type(number) is not int or type(seed) is not int or not 0 < seed < 2**63:
                 raise ValueError("no format, or no seed")
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RecursionError) as error:
             raise self._refused(
                 f"has something else than a store under {self.layout.store!r} ({error}): choose "
                 "another prefix"
@@ -80,25 +85,53 @@ class Server:
             raise self._refused(f"has format {number}: upgrade embstore")
         return seed
 
+    def _made(self) -> bytes | None:
+        try:
+            raw = self.ask(lambda client: client.hget(self.layout.store, MADE))
+        except StoreError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise self._refused(
+                f"has something else than a store under {self.layout.store!r}: choose another "
+                "prefix"
+            ) from None
+        return cast("bytes | None", raw)
+
     def _refused(self, why: str) -> StoreRefusedError:
         return StoreRefusedError(f"{self.location.shown} {why}", path=self.location.shown)
+
+    def _begun_anew(self) -> StoreError:
+        return StoreError(
+            "it was emptied, and begun anew by others, with another seed",
+            path=self.location.shown,
+            cause="seed",
+        )
 
     def ask(self, work: Callable[[redis.Redis], T]) -> T:
         """What the client answers.
 
         Raises:
-            StoreError: if it does not.
+            StoreError: if it does not; without asking, if it did not a short while ago.
         """
         if self._client is None:
             raise StoreError("is closed", path=self.location.shown)
+        if why := self.patience.why_not:
+            raise StoreError(why, path=self.location.shown, cause="away")
         import redis
 
+        start = time.monotonic()
         try:
-            return work(self._client)
-        except redis.RedisError as error:
-            raise StoreError(
-                f"{type(error).__name__}: {error}", path=self.location.shown
-            ) from error
+            answer = work(self._client)
+        # UnicodeError: of a host's name that cannot be one.
+        except (redis.RedisError, OSError, UnicodeError) as error:
+            # Pipelines tell which command it was, with its keys: that would be another fault each.
+            said = str(error).rpartition("of pipeline caused error: ")[2]
+            message, cause = f"{type(error).__name__}: {said}", _cause(error)
+            if cause == "away":
+                self.patience.failed(start, message)
+            raise StoreError(message, path=self.location.shown, cause=cause) from error
+        self.patience.answered()
+        return answer
 
     def write(self, work: Callable[[redis.Redis], T]) -> T:
         """:meth:`ask`, if anything may be written.
@@ -150,17 +183,29 @@ class Server:
                 "the registry has a namespace under another's id", path=self.location.shown
             )
         if entry.seed != self.seed:
-            raise StoreError(
-                "it was emptied, and begun anew with another seed: open it again",
-                path=self.location.shown,
-            )
+            raise self._begun_anew()
         self._entries[namespace_id] = raw, entry
         return raw, entry
 
     def look_up(self, namespace: Namespace) -> tuple[bytes, Entry] | None:
         """A namespace's entry as it is now; None if there is none."""
-        raw = self.ask(lambda client: client.hget(self.layout.namespaces, namespace.id))
-        return self.take(namespace.id, cast("bytes | None", raw))
+        fields = [MADE, namespace.id]
+        found = self.ask(lambda client: client.hmget(self.layout.store, fields))
+        made, raw = cast("list[bytes | None]", found)
+        if made is None:
+            self._put_back()
+            return self.known(namespace)
+        return self.take(namespace.id, raw)
+
+    def _put_back(self) -> None:
+        """Put back what is known of a store that was emptied, or whose registry the server has
+        dropped: the rows may still be there."""
+        if self.read_only:
+            return
+        if self._stored_seed() != self.seed:
+            raise self._begun_anew()
+        for key, (raw, _) in list(self._entries.items()):
+            self.write(lambda one, key=key, raw=raw: one.hsetnx(self.layout.store, key, raw))  # type: ignore[misc]
 
     def register(self, namespace: Namespace, dtype: str, dim: int) -> tuple[bytes, Entry]:
         """The entry of a namespace; it is made if there is none.
@@ -171,16 +216,11 @@ class Server:
         """
         found = self.known(namespace) or self.look_up(namespace)
         if found is None:
-            # A server that was emptied has no seed either, and must not get another.
             if self._stored_seed() != self.seed:
-                raise StoreError(
-                    "it was emptied, and begun anew with another seed: open it again",
-                    path=self.location.shown,
-                )
-            generation = self.write(lambda client: client.incr(self.layout.generations))
-            new = Entry(namespace, dtype, dim, int(generation), self.seed)
-            _ = new.format
-            self.write(lambda one: one.hsetnx(self.layout.namespaces, namespace.id, new.written()))
+                raise self._begun_anew()
+            new = Entry(namespace, dtype, dim, new_generation(), self.seed)
+            _ = new.format  # or NamespaceError
+            self.write(lambda one: one.hsetnx(self.layout.store, namespace.id, new.written()))
             found = self.look_up(namespace)
             if found is None:
                 raise StoreError("it is emptied again and again", path=self.location.shown)
@@ -194,11 +234,39 @@ class Server:
             )
         return found
 
-    def entries(self) -> list[tuple[bytes, Entry]]:
-        """All namespaces."""
-        found = self.ask(lambda client: client.hgetall(self.layout.namespaces))
-        taken = [self.take(key, raw) for key, raw in cast("dict[bytes, bytes]", found).items()]
-        return [each for each in taken if each is not None]
+    def entries(self) -> list[Entry]:
+        """All namespaces but those whose entry is :meth:`damaged`.
+
+        Raises:
+            StoreError: if they are of another seed than this process works with.
+        """
+        found = []
+        for key, raw in self._registry().items():
+            with contextlib.suppress(StoreDamagedError):
+                taken = self.take(key, raw)
+                found += [] if taken is None else [taken[1]]
+        return found
+
+    def damaged(self) -> dict[bytes, bytes]:
+        """Namespace ids whose entry is none, and what is there instead."""
+        found = {}
+        for key, raw in self._registry().items():
+            try:
+                self.take(key, raw)
+            except StoreDamagedError:
+                found[key] = raw
+        return found
+
+    def _registry(self) -> dict[bytes, bytes]:
+        def read() -> dict[bytes, bytes]:
+            found = self.ask(lambda client: client.hgetall(self.layout.store))
+            return cast("dict[bytes, bytes]", found)
+
+        fields = read()
+        if MADE not in fields:
+            self._put_back()
+            fields = read()
+        return {key: raw for key, raw in fields.items() if len(key) == DIGEST_SIZE}
 
     def settled(self, work: Callable[[], T | None]) -> T:
         """What ``work`` gives; it is done again while it gives None, as somebody else has cleared
@@ -211,3 +279,18 @@ class Server:
             if (done := work()) is not None:
                 return done
         raise StoreError("it is emptied again and again", path=self.location.shown)
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong, in a word; what the error says if there is none."""
+    from redis import exceptions
+
+    for kinds, cause in (
+        ((exceptions.AuthenticationError, exceptions.AuthorizationError), "password"),
+        ((exceptions.NoPermissionError,), "permission"),
+        ((exceptions.OutOfMemoryError,), "full"),
+        ((exceptions.ConnectionError, exceptions.TimeoutError, OSError, UnicodeError), "away"),
+    ):
+        if isinstance(error, kinds):
+            return cause
+    return ""

@@ -8,6 +8,7 @@ from typing import Any, cast
 from embstore.backends.base import CompactReport, Progressed, VerifyReport
 from embstore.backends.redis.layout import Entry
 from embstore.backends.redis.rows import Rows
+from embstore.backends.redis.scripts import FORGET
 from embstore.backends.redis.server import Server
 from embstore.errors import StoreError
 
@@ -35,8 +36,12 @@ class Upkeep:
 
     def verify(self, progressed: Progressed) -> VerifyReport:
         """See :meth:`embstore.backends.base.Backend.verify`."""
-        rows, corrupt, problems = 0, 0, []
-        for _, entry in self._server.entries():
+        rows, corrupt = 0, 0
+        problems = [
+            f"the registry has an entry that is none: {namespace_id.hex()}"
+            for namespace_id in self._server.damaged()
+        ]
+        for entry in self._server.entries():
             bad = 0
             for digests, values in self._rows.scan(entry):
                 there = sum(value is not None for value in values)
@@ -53,8 +58,10 @@ class Upkeep:
         while somebody wrote. Count anew what there is: of what the server has forgotten by itself,
         nobody is told."""
         rows = before = after = 0
+        for namespace_id, raw in self._server.damaged().items():
+            self._server.run(FORGET, [self._server.layout.store], [namespace_id, raw])
         entries = self._server.entries()
-        for _, entry in entries:
+        for entry in entries:
             kept = 0
             for digests, values in self._rows.scan(entry):
                 there = sum(value is not None for value in values)
@@ -68,15 +75,15 @@ class Upkeep:
             self._server.write(lambda one, at=counters, kept=kept: one.hset(at, "entries", kept))  # type: ignore[misc]
             rows += kept
             after += self.size(entry, kept)
-        self._drop_leftovers({entry.generation for _, entry in entries})
+        self._drop_leftovers({entry.generation for entry in entries})
         return CompactReport(rows, before, after)
 
-    def _drop_leftovers(self, current: set[int]) -> None:
+    def _drop_leftovers(self, current: set[str]) -> None:
         start = self._server.layout.all_rows
         for keys in self._rows.keys(start):
             old = [key for key in keys if _generation(key, start) not in current]
             # Begun since the registry was read, perhaps.
-            if old and {entry.generation for _, entry in self._server.entries()} <= current:
+            if old and {entry.generation for entry in self._server.entries()} <= current:
                 self._server.write(lambda client, old=old: client.unlink(*old))  # type: ignore[misc]
 
     def clear(self, entry: Entry) -> int:
@@ -159,6 +166,5 @@ class Upkeep:
             yield [int(one) for one, _ in pairs], [key[len(start) :] for _, key in pairs]
 
 
-def _generation(key: bytes, start: bytes) -> int:
-    number = key[len(start) :].split(b":", 1)[0]
-    return int(number) if number.isdigit() else -1
+def _generation(key: bytes, start: bytes) -> str:
+    return key[len(start) :].split(b":", 1)[0].decode(errors="replace")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.fleet import slots
 from benchmarks.fleet.simulation import (
     KEY_BYTES,
     NOTHING_BYTES,
@@ -101,3 +102,24 @@ def test_ches_approximation_against_a_real_lru(exponent: float, capacity: int) -
                 held.popitem(last=False)
     expected = lru_hit_rate(popularity(2000, exponent), capacity)
     assert hits / 50_000 == pytest.approx(expected, abs=0.01)
+
+
+def test_hash_slots_are_those_of_redis() -> None:
+    crc = pytest.importorskip("redis.crc", reason="redis is not installed")
+    for key in (b"", b"a", b"{tag}", b"namespace:00ff", bytes(range(256))):
+        assert (
+            slots.crc16(key) % slots.SLOTS == crc.key_slot(key.replace(b"{", b"(")) or b"{" in key
+        )
+
+
+def test_more_bits_of_the_digest_even_out_the_shards() -> None:
+    """What docs/scaling.md says of dividing a namespace."""
+    namespaces = [bytes([number]) * 16 for number in range(40)]
+
+    def mean(bits: int, shards: int) -> float:
+        return float(np.mean([slots.imbalance(each, bits, shards) for each in namespaces]))
+
+    assert mean(0, 6) == 6, "all of a namespace in one slot"
+    assert mean(4, 6) > mean(8, 6) > mean(12, 6)
+    assert mean(8, 6) < 1.4
+    assert mean(12, 6) < 1.1

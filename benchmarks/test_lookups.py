@@ -14,8 +14,10 @@ from xxhash import xxh3_128_digest
 from benchmarks.corpus import DIM, NAMESPACE, Stored
 from benchmarks.race import LINES, Line, Race
 from embstore.backends.rows import Array
+from embstore.claims import Claims
 from embstore.faults import Faults
 from embstore.memory import MemoryTier
+from embstore.stats import Counters
 from embstore.tiers import Tiers
 
 TEXTS = 10_000
@@ -39,8 +41,9 @@ def test_memory_batch(race: Race, stored: Callable[[int], Stored], folder: Path)
     store = known.open(memory_limit=None)
     digests = store.digests(texts)
     # As in front of a backend that is far away: of a near one, memory keeps single texts only.
-    tier = Tiers(MemoryTier(None), None, Faults("nowhere", "raise"))
-    tier.keep(NAMESPACE, digests, vectors, stored=False)
+    faults = Faults("nowhere", "raise")
+    tier = Tiers(MemoryTier(None), None, faults, Claims(None), Counters(), read_only=False)
+    tier.keep(NAMESPACE, digests, vectors, 0.0, None)
 
     rows = {text: row.copy() for text, row in zip(texts, vectors, strict=True)}
     embed = functools.lru_cache(maxsize=None)(rows.__getitem__)

@@ -41,8 +41,8 @@ def test_memory_batch(race: Race, stored: Callable[[int], Stored], folder: Path)
     store = known.open(memory_limit=None)
     digests = store.digests(texts)
     # As in front of a backend that is far away: of a near one, memory keeps single texts only.
-    faults, counters = Faults("nowhere", "raise"), Counters()
-    tier = Tiers(MemoryTier(None), None, faults, Claims(None), counters, read_only=False)
+    faults = Faults("nowhere", "raise")
+    tier = Tiers(MemoryTier(None), None, faults, Claims(None), Counters(), read_only=False)
     tier.keep(NAMESPACE, digests, vectors, 0.0, None)
 
     rows = {text: row.copy() for text, row in zip(texts, vectors, strict=True)}

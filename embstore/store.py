@@ -122,12 +122,10 @@ class EmbeddingStore:
             self._rest.begin(start)
 
     def _open_again(self) -> None:
-        """Open what could not be opened: a server may answer by now. Or what was begun anew by
-        others. A call that goes on meanwhile with digests of the old seed finds nothing by them,
-        then and later."""
+        """Open what could not be opened, as a server may answer by now, or was begun anew. Calls
+        that go on meanwhile with digests of the old seed find nothing by them, then and later."""
         with locks.LOADING:
-            is_open = self._backend is not None and not self._faults.seed_is_old
-            if not is_open and self._rest.is_over:
+            if (self._backend is None or self._faults.seed_is_old) and self._rest.is_over:
                 with contextlib.suppress(StoreRefusedError):  # in mid-job it is a fault like others
                     self._open()
 

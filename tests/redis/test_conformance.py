@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from embstore.backends.base import Backend
 from embstore.backends.redis.backend import RedisBackend
+from embstore.backends.tiered import open_tiered
+from embstore.errors import StoreError
+from embstore.faults import Warnings
 from embstore.testing import BackendConformance
+from embstore.testing.values import A, make_digests, true_vectors
+from tests.redis.server import RedisServer
 
 
 class TestRedisBackend(BackendConformance):
@@ -19,3 +26,26 @@ class TestRedisBackend(BackendConformance):
 
     def open(self, place: str) -> Backend:
         return RedisBackend(place, lease=self.lease)
+
+
+class TestDiskInFrontOfRedis(BackendConformance):
+    lease = 10.0
+
+    @pytest.fixture
+    def place(self, url: str, tmp_path: Path) -> tuple[Path, str]:
+        return tmp_path / "near", url
+
+    def open(self, place: tuple[Path, str]) -> Backend:
+        return open_tiered(str(place[0]), place[1], "raise", warnings=Warnings())
+
+    def test_pruning_keeps_what_was_stored_last(self, backend: Backend) -> None:
+        """tests/backends/test_tiered_conformance.py has it: a matter of the disk alone."""
+
+
+def test_what_was_used_when_is_not_known_to_all_servers(server: RedisServer) -> None:
+    backend = RedisBackend(server.url)
+    backend.put_many(A, make_digests(3), true_vectors(A, make_digests(3)))
+    server.client().config_set("maxmemory-policy", "allkeys-lfu")
+    with pytest.raises(StoreError, match="noeviction, or one with lru"):
+        backend.prune(older_than=0.0)
+    backend.close()

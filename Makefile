@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := sentence-transformers,cli,parquet,bench,redis,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry
+EXTRAS := sentence-transformers,cli,parquet,bench,redis,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry,ray
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
-.PHONY: demo test docs bench peers growth soak notebook format clean
+.PHONY: demo test docs bench peers growth fleet soak notebook format clean
 
 demo: $(INSTALLED)
 	$(BIN)/embstore demo $(ARGS)
@@ -40,6 +40,10 @@ peers: .venv-peers/.installed
 # Cost by the size of the store, to 3,000,000 rows: ten minutes, 12 GB of disk.
 growth: $(INSTALLED)
 	$(BIN)/python -m benchmarks.growth $(ARGS)
+
+# Hit rate and network load of fleets of workers, simulated: a minute.
+fleet: $(INSTALLED)
+	$(BIN)/python -m benchmarks.fleet $(ARGS)
 
 # Kills, damages and wears out stores: half an hour. For instance: make soak ARGS="--only ctrl-c --json soak.json"
 soak: $(INSTALLED)

@@ -70,7 +70,7 @@ def cached(
         NamespaceError: (when called) if a keyword argument is not a JSON value.
 
     >>> import tempfile
-    >>> @cached(EmbeddingStore(tempfile.mkdtemp()), model_name="lengths")
+    >>> @cached(tempfile.mkdtemp(), model_name="lengths")
     ... def embed(texts):
     ...     return [[float(len(text))] for text in texts]
     >>> embed("four")

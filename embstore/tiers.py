@@ -68,7 +68,7 @@ class Tiers:
         self._claims = claims
         self._counters = counters
         self._writes_to = None if read_only else backend
-        self._reading, self._writing = Rest(), Rest()
+        self._writing = Rest()
         self._near = backend is not None and backend.is_near
         self._layouts: dict[bytes, _Layout] = {}
 
@@ -131,12 +131,9 @@ class Tiers:
 
     def _ask_backend(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         backend = self._backend
-        if backend is None or not self._reading.is_over:
+        if backend is None:
             return nothing(digests)
-        start = time.monotonic()
         got = self._faults.guard(lambda: backend.get_many(namespace, digests), None)
-        if got is None and not self._near:
-            self._reading.begin(start)
         return nothing(digests) if got is None else got
 
     def keep(

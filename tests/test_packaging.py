@@ -245,7 +245,8 @@ class TestCoreAlone:
         integrations = {f"embstore.integrations.{extra.replace('-', '_')}" for extra in extras}
         integrations &= {f"embstore.integrations.{name}" for name in stems("embstore/integrations")}
         assert "embstore.integrations.langchain" in integrations
-        assert integrations <= missing.keys()
+        # Batches come as frames and dicts: that module takes them from Ray without importing it.
+        assert integrations - {"embstore.integrations.ray"} <= missing.keys()
         for name, message in missing.items():
             if name.startswith("embstore.integrations.") and name not in integrations:
                 continue  # part of another module, which says it

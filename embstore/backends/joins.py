@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,17 @@ def absent(digests: Sequence[bytes], found: Found) -> Sequence[bytes]:
     if not found.any():
         return digests
     return [digests[place] for place in np.flatnonzero(~found).tolist()]
+
+
+def once(digests: Sequence[bytes], ask: Callable[[Sequence[bytes]], Answer]) -> Answer:
+    """The answer to digests of which each is asked for once, however often it stands there."""
+    distinct = list(dict.fromkeys(digests))
+    vectors, found = ask(distinct)
+    if len(distinct) == len(digests):
+        return vectors, found
+    place = {digest: number for number, digest in enumerate(distinct)}
+    places = [place[digest] for digest in digests]
+    return vectors[places], found[places]
 
 
 def fit(one: Array, other: Array) -> bool:

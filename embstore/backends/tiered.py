@@ -28,9 +28,9 @@ from embstore.backends.base import (
     unheard,
 )
 from embstore.backends.disk.location import is_there
-from embstore.backends.joins import absent, fit, join
+from embstore.backends.joins import Answer, absent, fit, join, nothing, once
 from embstore.backends.rows import Array
-from embstore.errors import StoreError, StoreRefusedError
+from embstore.errors import NamespaceError, StoreError, StoreRefusedError
 from embstore.faults import Faults, Rest, Warnings
 from embstore.keys import Namespace
 
@@ -210,22 +210,25 @@ class TieredBackend:
         if found.all():
             return vectors, found
         wanted = absent(digests, found)
-        answer = self._upstream.ask(lambda upstream: upstream.get_many(namespace, wanted))
-        if answer is None:
-            return vectors, found
-        (more, there) = answer[0]
-        if not there.any() or not fit(vectors, more):
-            return vectors, found
-        places = np.flatnonzero(there)
+        further = once(wanted, lambda distinct: self._fetch(namespace, distinct))
+        return join((vectors, found), further) if fit(vectors, further[0]) else (vectors, found)
+
+    def _fetch(self, namespace: Namespace, digests: Sequence[bytes]) -> Answer:
+        """What is upstream; it is kept here."""
+        answer = self._upstream.ask(lambda upstream: upstream.get_many(namespace, digests))
+        if answer is None or not answer[0][1].any():
+            return nothing(digests)
+        vectors, found = answer[0]
+        places = np.flatnonzero(found)
         self._fetched(len(places))
         if not self._read_only:
-            self._keep(namespace, [wanted[place] for place in places.tolist()], more[places])
-        return join((vectors, found), (more, there))
+            self._keep(namespace, [digests[place] for place in places.tolist()], vectors[places])
+        return vectors, found
 
     def _keep(self, namespace: Namespace, digests: list[bytes], vectors: Array) -> None:
         try:
             self._near.put_many(namespace, digests, vectors, self._cost(namespace, len(digests)))
-        except (StoreError, OSError):
+        except (StoreError, NamespaceError, OSError):
             # They have been found. Whatever keeps this machine from writing is said when it has
             # computed something.
             return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, final
 
-from embstore import columns
-from embstore.backends.rows import Array
 from embstore.encoder import CachedEncoder
+from embstore.integrations.batches import Columns, Task
 from embstore.integrations.embedder import require
 from embstore.keys import canonical_json
-from embstore.store import EmbeddingStore
+from embstore.store import StoreLike
 
 datasets = require("datasets", "datasets")
 _pickling: Any = require("datasets.utils._dill", "datasets")
@@ -61,31 +60,29 @@ class EmbedColumn:
         column: str = "text",
         into: str = "embedding",
         *,
-        store: EmbeddingStore | None = None,
-        task: Literal["query", "document"] | None = None,
+        store: StoreLike = None,
+        task: Task | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
         batch_size: int | Literal["auto"] = "auto",
     ) -> None:
-        if task not in (None, "query", "document"):
-            raise ValueError(f'task is "query", "document" or None, not {task!r}')
+        self._columns = Columns(
+            column,
+            into,
+            task,
+            batch_size,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+        )
         if not isinstance(encoder, CachedEncoder):
             encoder = CachedEncoder(encoder, store)
         elif store is not None:
             raise ValueError("a CachedEncoder has a store: give no other")
         self.encoder = encoder
-        self.column = column
-        self.into = into
-        self._task = task
-        self._settings: dict[str, Any] = {
-            "prompt_name": prompt_name,
-            "prompt": prompt,
-            "normalize_embeddings": normalize_embeddings,
-            "truncate_dim": truncate_dim,
-        }
-        self._batch_size = batch_size
 
     def __call__(self, batch: Any) -> Any:
         """The batch's vectors, {into: (n, dim)}; of a frame (format "pandas", "polars", "arrow")
@@ -95,21 +92,10 @@ class EmbedColumn:
             KeyError: if the batch has no such column.
             TypeError: if a text is missing, or something else than a text.
         """
-        try:
-            texts = batch[self.column]
-        except Exception as error:  # each kind of frame has its own
-            raise KeyError(f"there is no column {self.column!r}: give column=") from error
-        if not isinstance(texts, str):
-            texts = columns.listed(texts)
-            columns.refuse_others(texts)
-        vectors = self._encode(texts)
-        if hasattr(batch, "append_column"):
-            return _arrow_with(batch, self.into, vectors)
-        if hasattr(batch, "with_columns"):
-            return _polars_with(batch, self.into, vectors)
-        if hasattr(batch, "assign"):
-            return batch.assign(**{self.into: list(vectors)})
-        return {self.into: vectors}
+        vectors = self._columns.encode(self.encoder, self._columns.texts(batch))
+        is_frame = any(hasattr(batch, how) for how in ("append_column", "with_columns", "assign"))
+        # ``map`` puts together what is no frame.
+        return self._columns.added(batch if is_frame else {}, vectors)
 
     def features(self, dataset: Any) -> Any:
         """What to give ``map`` as ``features=``, so that vectors are of one fixed length: those of
@@ -126,46 +112,24 @@ class EmbedColumn:
         row = next(iter(dataset.with_format(None)), None)
         if row is None:
             raise ValueError("of a dataset without rows nobody knows the number of dimensions")
-        vector = self._encode([row[self.column]])[0]
+        vector = self._columns.encode(self.encoder, [row[self._columns.column]])[0]
         known = dataset.features
         if known is None:  # as of a stream whose rows a function makes
             known = datasets.Dataset.from_list([row]).features
         kind = datasets.List(datasets.Value(str(vector.dtype)), length=len(vector))
-        return datasets.Features({**known, self.into: kind})
-
-    def _encode(self, texts: Any) -> Any:
-        encode = {
-            None: self.encoder.encode,
-            "query": self.encoder.encode_query,
-            "document": self.encoder.encode_document,
-        }[self._task]
-        return encode(texts, batch_size=self._batch_size, show_progress_bar=False, **self._settings)
+        return datasets.Features({**known, self._columns.into: kind})
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON values. Loads a model that was never loaded before."""
-        settings = dict(self._settings)
-        if self._task is not None:
+        columns = self._columns
+        settings = dict(columns.settings)
+        if columns.task is not None:
             settings["prompt_name"] = self.encoder._prompt_for(
-                self._task, self._settings["prompt_name"], self._settings["prompt"]
+                columns.task, settings["prompt_name"], settings["prompt"]
             )
-        namespace = self.encoder.namespace(task=self._task, **settings)
-        return {"namespace": namespace.to_dict(), "column": self.column, "into": self.into}
-
-
-def _arrow_with(table: Any, name: str, vectors: Array) -> Any:
-    import pyarrow
-
-    flat = pyarrow.array(vectors.reshape(-1))
-    column = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    if name in table.column_names:
-        return table.set_column(table.column_names.index(name), name, column)
-    return table.append_column(name, column)
-
-
-def _polars_with(frame: Any, name: str, vectors: Array) -> Any:
-    import polars
-
-    return frame.with_columns(polars.Series(name, vectors))
+        namespace = self.encoder.namespace(task=columns.task, **settings)
+        where = {"column": columns.column, "into": columns.into}
+        return {"namespace": namespace.to_dict(), **where}
 
 
 def _hash(pickler: Any, embed: EmbedColumn) -> None:

@@ -55,6 +55,7 @@ class CachedEmbeddings(Embeddings):
 
     >>> import tempfile
     >>> from langchain_core.embeddings import DeterministicFakeEmbedding
+    >>> from embstore import EmbeddingStore
     >>> store = EmbeddingStore(tempfile.mkdtemp())
     >>> embeddings = CachedEmbeddings(
     ...     DeterministicFakeEmbedding(size=8), store, model_name="fake", settings={"size": 8}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.docs.pages import ROOT, blocks, name_of
 from tests.docs.performer import MISSING
 from tests.integrations.openai_server import serving
+from tests.redis.server import PROGRAM, WHY_NOT, RedisServer
 
 NAMES = "sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"
 """Under both there is all-MiniLM-L6-v2: what counts is that an example's model is found."""
@@ -25,6 +27,7 @@ SILENT = {
     "LANGSMITH_TRACING": "false",
     "DO_NOT_TRACK": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
     # Its warning at the start would be an error; see pyproject.toml.
     "PYTEST_ADDOPTS": "-p no:asyncio",
 }
@@ -48,18 +51,32 @@ def hub(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def environment(hub: Path) -> Iterator[dict[str, str]]:
+def environment(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment variables of examples."""
-    with serving() as server:
+    with serving() as server, redis_server(tmp_path_factory) as redis:
         yield {
             **os.environ,
             **SILENT,
             "HF_HUB_CACHE": str(hub),
             "OPENAI_BASE_URL": server.url,
             "OPENAI_API_KEY": "none",
+            **({} if redis is None else {"REDIS_URL": redis.url}),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
         }
+
+
+@contextmanager
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | None]:
+    """A server for the pages that need one; None if there is no program for it."""
+    if PROGRAM is None:
+        yield None
+        return
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +113,8 @@ def perform(
         folder.mkdir()
         code = "".join(block.code for block in blocks(page) if block.language == "python")
         models = any(word in code for word in ("MiniLM", "bge-small", "sentence_transformers"))
+        if "REDIS_URL" in code and PROGRAM is None:
+            pytest.skip(WHY_NOT)
         process = performers(models)
         assert process.stdin is not None
         assert process.stdout is not None

@@ -13,7 +13,7 @@ from tests.docs.pages import commands as commands_in
 
 RUN = {"python", "pycon", "bash", "console"}
 KNOWN = RUN | {"", "text", "json", "yaml", "toml", "ini", "dockerfile", "sh", "html", "{toctree}"}
-KNOWN |= {"{eval-rst}"}
+KNOWN |= {"{eval-rst}", "{literalinclude}"}
 WITH_EXAMPLES = [
     page
     for page in PAGES

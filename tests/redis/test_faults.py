@@ -50,7 +50,6 @@ def not_resting(store: EmbeddingStore) -> None:
     store._rest = Rest()
     if isinstance(store._backend, RedisBackend):
         store._backend._server.patience = Patience()
-    store._tiers._reading = Rest()
     store._tiers._writing = Rest()
     store.claims.rest = Rest()
 

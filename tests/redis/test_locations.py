@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,8 @@ def test_a_time_to_live(shared_server: RedisServer, url: str) -> None:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate authority, and a server's certificate for localhost."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl on the PATH")
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:

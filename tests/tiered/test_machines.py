@@ -62,6 +62,16 @@ def test_what_one_machine_computed_the_others_find(machine: Machine) -> None:
     assert (stats.hits, stats.misses, stats.upstream_hits) == (300, 0, 300)
 
 
+def test_repeats_are_fetched_once(machine: Machine) -> None:
+    encoder(machine("a"), Letters()).encode(TEXTS[:3])
+    there = machine("b")
+    repeated = [TEXTS[number % 3] for number in range(200)]
+    vectors, found = there.get_many(MODEL, [*repeated, "new"])
+    assert found.tolist() == [True] * 200 + [False]
+    assert (vectors[:200] == vectors_of(repeated)).all()
+    assert there.stats().upstream_hits == 3
+
+
 def test_what_was_fetched_is_kept(machine: Machine, tmp_path: Path) -> None:
     encoder(machine("a"), Letters()).encode(TEXTS)
     with machine("b") as there:

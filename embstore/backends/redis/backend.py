@@ -49,7 +49,7 @@ class RedisBackend:
     :class:`~embstore.backends.base.Backend`.
 
     What is stored may go at any time: by a ttl, by the server's eviction, by whoever empties it.
-    So ``entries`` and ``bytes`` say what was stored and not deleted, until :meth:`compact` counts
+    So ``entries`` and ``bytes`` say what was stored and not deleted, until ``compact()`` counts
     anew. A put is seen whole or not at all up to 4 MB; of what is more, a fault may leave a part.
 
     Args:

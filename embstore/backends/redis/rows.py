@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from embstore.backends.base import Found
+from embstore.backends.joins import once
 from embstore.backends.redis.layout import MADE, Entry, digest_of
 from embstore.backends.redis.scripts import DELETE, DROP, PUT
 from embstore.backends.redis.server import Server
@@ -52,7 +53,10 @@ class Rows:
 
     def get_many(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found]:
         """The stored vectors, (n, dim), and which were found, (n,) bool."""
-        return self._server.settled(lambda: self._get(namespace, digests))
+        get = self._get
+        return once(
+            digests, lambda distinct: self._server.settled(lambda: get(namespace, distinct))
+        )
 
     def _get(self, namespace: Namespace, digests: Sequence[bytes]) -> tuple[Array, Found] | None:
         """None if the namespace is another by now than this process knew."""
@@ -64,7 +68,7 @@ class Rows:
         raw, entry = known
         start = self._server.layout.rows(entry.generation)
         step = max(1, _READ_BYTES // entry.format.stride)
-        vectors = np.zeros((len(digests), entry.dim), entry.format.vector_dtype)
+        vectors = np.empty((len(digests), entry.dim), entry.format.vector_dtype)
         found = np.zeros(len(digests), np.bool_)
         for first in range(0, max(1, len(digests)), _READ_AHEAD * step):
             end = min(len(digests), first + _READ_AHEAD * step)
@@ -105,6 +109,7 @@ class Rows:
         found = np.array(there, np.bool_)
         found[np.flatnonzero(found)[~sound]] = False
         vectors[found] = rows["vector"][sound]
+        vectors[~found] = 0
         self._note_damage(entry, digests, values, found)
         return found
 
@@ -228,7 +233,7 @@ class Rows:
     def sound_parts(self, entry: Entry) -> Iterator[tuple[list[bytes], Array]]:
         """All valid rows of a namespace, in parts: digests and (n, dim) vectors."""
         for digests, values in self.scan(entry):
-            vectors = np.zeros((len(digests), entry.dim), entry.format.vector_dtype)
+            vectors = np.empty((len(digests), entry.dim), entry.format.vector_dtype)
             found = self._sound(entry, digests, values, vectors)
             if found.any():
                 there = np.flatnonzero(found)
@@ -237,7 +242,7 @@ class Rows:
     def faulty(self, entry: Entry, digests: list[bytes], values: list[bytes | None]) -> list[bytes]:
         """Those whose value is no sound row, nor gone by now."""
         before = self.corrupt
-        vectors = np.zeros((len(digests), entry.dim), entry.format.vector_dtype)
+        vectors = np.empty((len(digests), entry.dim), entry.format.vector_dtype)
         found = self._sound(entry, digests, values, vectors).tolist()
         self.corrupt = before
         return [

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from embstore.backends.base import Backend
+from embstore.backends.disk import DiskBackend
 from embstore.backends.redis.backend import RedisBackend
-from embstore.backends.tiered import open_tiered
+from embstore.backends.tiered import TieredBackend, Upstream
 from embstore.errors import StoreError
-from embstore.faults import Warnings
+from embstore.faults import Faults
 from embstore.testing import BackendConformance
 from embstore.testing.values import A, make_digests, true_vectors
 from tests.redis.server import RedisServer
@@ -29,14 +30,16 @@ class TestRedisBackend(BackendConformance):
 
 
 class TestDiskInFrontOfRedis(BackendConformance):
-    lease = 10.0
+    lease = 1.0
 
     @pytest.fixture
     def place(self, url: str, tmp_path: Path) -> tuple[Path, str]:
         return tmp_path / "near", url
 
     def open(self, place: tuple[Path, str]) -> Backend:
-        return open_tiered(str(place[0]), place[1], "raise", warnings=Warnings())
+        near, url = place
+        behind = Upstream(lambda: RedisBackend(url, lease=self.lease), Faults(url, "raise"))
+        return TieredBackend(DiskBackend(near, seed=behind.opened().seed), behind)
 
     def test_pruning_keeps_what_was_stored_last(self, backend: Backend) -> None:
         """tests/backends/test_tiered_conformance.py has it: a matter of the disk alone."""

@@ -7,15 +7,14 @@ what it would do by itself.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from embstore.backends import open_backend
+from embstore.backends import open_backend, without_password
 from embstore.backends.base import (
     Backend,
     Claimed,
@@ -30,14 +29,10 @@ from embstore.backends.base import (
 from embstore.backends.disk.location import is_there
 from embstore.backends.joins import Answer, absent, fit, join, nothing, once
 from embstore.backends.rows import Array
+from embstore.backends.upstream import Upstream
 from embstore.errors import NamespaceError, StoreError, StoreRefusedError
-from embstore.faults import Faults, Rest, Warnings
+from embstore.faults import Faults, Warnings
 from embstore.keys import Namespace
-
-T = TypeVar("T")
-
-_REST_SECONDS = 2.0
-"""How long an upstream that failed is left alone, at least."""
 
 _MOST_UNSENT = 1_000_000
 """Digests that are remembered for an upstream that does not answer: 50 MB. What is more than that
@@ -79,87 +74,26 @@ def open_tiered(
             path=location,
         )
     how: dict[str, Any] = {"timeout": timeout, "read_only": read_only}
-    faults = Faults(upstream, on_error)
+    shown = without_password(upstream)
+    faults = Faults(shown, on_error)
     behind = Upstream(
         lambda: open_backend(upstream, seed=seed, warnings=faults.warnings, **how), faults
     )
     if not is_there(Path(location)) and seed is None:
-        seed = behind.opened().seed
+        try:
+            seed = behind.opened().seed
+        except StoreRefusedError:
+            raise
+        except StoreError as error:
+            raise StoreError(
+                f"it is to be made with the seed of {shown}, which does not answer: {error}",
+                path=location,
+                cause=error.cause,
+            ) from error
     near = open_backend(location, seed=seed, size_limit=size_limit, warnings=warnings, **how)
     seed = near.seed
     behind.reach()
     return TieredBackend(near, behind, read_only=read_only, fetched=fetched)
-
-
-class Upstream:
-    """The store behind, asked only as long as it answers.
-
-    Args:
-        open: opens it.
-        faults: what happens when it fails.
-
-    Attributes:
-        rest: while it lasts, nothing is asked of it.
-    """
-
-    def __init__(self, open: Callable[[], Backend], faults: Faults) -> None:
-        self._open = open
-        self._faults = faults
-        self._backend: Backend | None = None
-        self.rest = Rest(_REST_SECONDS)
-
-    def opened(self) -> Backend:
-        """The store itself.
-
-        Raises:
-            StoreRefusedError: if it must not be used.
-            StoreError: if it cannot be opened.
-        """
-        if self._backend is None:
-            self._backend = self._open()
-        return self._backend
-
-    def reach(self) -> None:
-        """Open it, if it answers.
-
-        Raises:
-            StoreRefusedError: if it must not be used.
-            StoreError: if it fails, and faults are to be raised.
-        """
-        self._guarded(lambda: self.opened().seed)
-
-    def ask(self, work: Callable[[Backend], T]) -> tuple[T] | None:
-        """What the store answers, in a tuple; None if it does not, or rests.
-
-        Raises:
-            NamespaceError: if what is to be written does not fit what it has.
-            StoreError: if it fails, and faults are to be raised.
-        """
-
-        def asked() -> T:
-            try:
-                return work(self.opened())
-            except StoreRefusedError as refusal:  # in mid-job it is a fault like others
-                raise StoreError(str(refusal), path=refusal.path) from refusal
-
-        return self._guarded(asked) if self.rest.is_over else None
-
-    def _guarded(self, work: Callable[[], T]) -> tuple[T] | None:
-        start = time.monotonic()
-        answer: tuple[T] | None = self._faults.guard(lambda: (work(),), None)
-        if answer is None:
-            self.rest.begin(start)
-        return answer
-
-    @property
-    def corrupt(self) -> int:
-        """Damaged rows found there."""
-        return 0 if self._backend is None else self._backend.corrupt
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._backend is not None:
-            self._backend.close()
 
 
 class TieredBackend:
@@ -216,10 +150,13 @@ class TieredBackend:
     def _fetch(self, namespace: Namespace, digests: Sequence[bytes]) -> Answer:
         """What is upstream; it is kept here."""
         answer = self._upstream.ask(lambda upstream: upstream.get_many(namespace, digests))
-        if answer is None or not answer[0][1].any():
+        if answer is None:
             return nothing(digests)
         vectors, found = answer[0]
         places = np.flatnonzero(found)
+        self._upstream.count(namespace.id, len(places), len(digests) - len(places))
+        if not len(places):
+            return vectors, found
         self._fetched(len(places))
         if not self._read_only:
             self._keep(namespace, [digests[place] for place in places.tolist()], vectors[places])

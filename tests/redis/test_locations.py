@@ -87,7 +87,10 @@ def test_passwords_are_not_shown(
 
 
 def test_a_user_with_a_password(
-    server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     admin = server.client()
     rules = ["on", f">{SECRET}", "~app:*", "-@all", *WRITING]
@@ -115,6 +118,14 @@ def test_a_user_with_a_password(
         with pytest.warns(StoreWarning, match="redis://") as warned:
             EmbeddingStore(wrong)
         shown += [str(each.message) for each in warned]
+    behind = url.replace(QUOTED, "guess-s3cret")
+    with pytest.warns(StoreWarning, match="redis://") as warned:
+        shown += [repr(EmbeddingStore(tmp_path / "disk", upstream=behind))]
+    with EmbeddingStore(tmp_path / "disk", seed=5) as store:
+        shown += [repr(store), store.location]
+    with pytest.warns(StoreWarning, match="redis://") as again:
+        shown += [repr(EmbeddingStore(tmp_path / "disk", upstream=behind))]
+    shown += [str(each.message) for each in (*warned, *again)]
     monkeypatch.setenv("EMBSTORE_REDIS_PASSWORD", SECRET)
     with EmbeddingStore(f"redis://worker@{where}", on_error="raise") as store:
         assert store.namespaces() == []

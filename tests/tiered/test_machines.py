@@ -104,6 +104,16 @@ def test_seconds_that_others_took_are_saved_here(machine: Machine) -> None:
     assert there.stats().seconds_saved == pytest.approx(20 * 0.1)
 
 
+def test_the_shared_store_knows_what_it_was_asked(machine: Machine, tmp_path: Path) -> None:
+    with machine("a") as here, machine("b") as there:
+        encoder(here, Letters()).encode(TEXTS[:200])
+        encoder(there, Letters()).encode(TEXTS[:300])
+        encoder(there, Letters()).encode(TEXTS[:300])
+    with EmbeddingStore(tmp_path / "shared") as shared:
+        [info] = shared.namespaces()
+        assert (info.computed, info.hits, info.misses) == (300, 200, 300)
+
+
 def test_machines_divide_what_they_both_lack(machine: Machine) -> None:
     here, there = machine("a"), machine("b")
     digests, me, you = here.digests(TEXTS), b"m" * 16, b"y" * 16

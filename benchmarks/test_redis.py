@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import redis
 
 from benchmarks.corpus import BATCH, DIM, NAMESPACE, vectors
 from benchmarks.race import Race
@@ -44,7 +45,7 @@ def filled(url: str) -> Iterator[tuple[RedisBackend, list[bytes], list[bytes], A
     known = server.known(NAMESPACE)
     assert known is not None
     keys = [server.layout.rows(known[1].generation) + digest for digest in digests]
-    client = server.location.connect(60)
+    client = redis.Redis.from_url(url)
     yield backend, digests, keys, client
     client.connection_pool.disconnect()
     backend.clear(NAMESPACE)

@@ -3,6 +3,7 @@ one warning, and no vector is wrong."""
 
 from __future__ import annotations
 
+import signal
 import socketserver
 import threading
 import time
@@ -229,6 +230,36 @@ def test_it_evicts(start: Callable[..., RedisServer]) -> None:
     assert 0 < found.sum() < 5000
     store.compact()
     assert 0 < store.namespaces()[0].entries <= found.sum()
+
+
+def test_an_interrupt_leaves_no_answer_to_another_question(url: str) -> None:
+    """Ctrl-C at any moment, in a notebook that goes on."""
+    backend = RedisBackend(url)
+    digests, random = make_digests(500), np.random.default_rng(0)
+    expected = true_vectors(A, digests, 64)
+    backend.put_many(A, digests, expected)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    interrupted = 0
+    try:
+        for number in range(400):
+            new = make_digests(10, 1000 + 10 * number)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.002 * random.random())
+                backend.get_many(A, digests)
+                backend.claim(A, new, b"o" * 16, 10)
+                backend.put_many(A, new, true_vectors(A, new, 64), 1.0, b"o" * 16)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            vectors, found = backend.get_many(A, digests)
+            assert found.all()
+            assert_same(vectors, expected)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+    assert backend.verify().ok
+    backend.close()
 
 
 def test_it_drops_the_registry_and_not_the_rows(server: RedisServer) -> None:

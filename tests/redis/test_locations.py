@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from redis._parsers import Encoder
+from redis.connection import PythonRespSerializer
 
 from embstore import EmbeddingStore, Namespace
 from embstore.backends.redis.location import Location, without_password
+from embstore.backends.redis.packing import Packer
 from embstore.doctor import diagnose
 from embstore.errors import StoreError, StoreRefusedError, StoreWarning
 from tests.redis.server import RedisServer, free_port
@@ -21,10 +26,14 @@ from tests.redis.server import RedisServer, free_port
 SECRET = "s3cret/with:signs@"
 QUOTED = "s3cret%2Fwith%3Asigns%40"
 MODEL = Namespace("m")
-READ_ONLY = ["+mget", "+hget", "+hmget", "+hgetall", "+scan"]
-WRITING = [*READ_ONLY, "+get", "+set", "+hset", "+hsetnx", "+hincrby", "+hincrbyfloat", "+hdel"]
-WRITING += ["+evalsha", "+script|load", "+unlink", "+exists", "+pexpire", "+zadd", "+zcard"]
-WRITING += ["+zrem", "+zremrangebyscore", "+time", "+touch", "+object|idletime"]
+PAGE = Path(__file__).parents[2] / "docs" / "server.md"
+
+
+def allowed(user: str) -> list[str]:
+    """What the docs say that a user has to be allowed."""
+    rule = PAGE.read_text().partition(f"ACL SETUSER {user} ")[2]
+    rule = re.split(r"ACL SETUSER|\n\n", rule)[0]
+    return [word for word in rule.split() if word.startswith("+")]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +102,7 @@ def test_a_user_with_a_password(
     tmp_path: Path,
 ) -> None:
     admin = server.client()
-    rules = ["on", f">{SECRET}", "~app:*", "-@all", *WRITING]
+    rules = ["on", f">{SECRET}", "~app:*", "-@all", *allowed("worker")]
     admin.execute_command("ACL", "SETUSER", "worker", *rules)
     admin.execute_command("ACL", "SETUSER", "default", "off")
     caplog.set_level(logging.DEBUG)
@@ -137,7 +146,8 @@ def test_a_user_who_may_only_read(server: RedisServer) -> None:
     admin = server.client()
     with EmbeddingStore(server.url) as store:
         store.put_many(MODEL, ["a"], np.ones((1, 2), np.float32))
-    admin.execute_command("ACL", "SETUSER", "reader", "on", "nopass", "~*", "-@all", *READ_ONLY)
+    rules = ["on", "nopass", "~*", "-@all", *allowed("reader")]
+    admin.execute_command("ACL", "SETUSER", "reader", *rules)
     url = f"redis://reader:any@127.0.0.1:{server.port}/0"
     written = admin.dbsize()
     with EmbeddingStore(url, read_only=True, on_error="raise") as store:
@@ -248,3 +258,12 @@ def test_doctor_looks_at_servers(server: RedisServer) -> None:
     found = diagnose(server.url)
     assert not found.ok
     assert "does not answer" in found.checks[-1].found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("PING",), ("SET", b"k", b"v" * 100), ("OBJECT IDLETIME", b"k"), (b"EVALSHA", "é", 0, 1.5)],
+)
+def test_commands_are_packed_as_the_client_does(command: tuple[Any, ...]) -> None:
+    theirs = PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode)
+    assert b"".join(Packer().pack(*command)) == b"".join(theirs.pack(*command))

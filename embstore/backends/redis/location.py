@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from embstore.backends.redis.packing import Packer
 from embstore.errors import StoreRefusedError
 from embstore.units import parse_seconds
 
@@ -142,6 +143,7 @@ class Location:
             ),
             "retry_on_timeout": False,
             "health_check_interval": 30,
+            "command_packer": Packer(),
         }
         if self.password is not None:
             how["password"] = self.password

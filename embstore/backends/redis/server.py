@@ -130,6 +130,11 @@ class Server:
             if cause == "away":
                 self.patience.failed(start, message)
             raise StoreError(message, path=self.location.shown, cause=cause) from error
+        except BaseException:
+            # After an interrupt (Ctrl-C in a notebook) the answer may still be on its way, and
+            # would be read as the next one's.
+            self._disconnect()
+            raise
         self.patience.answered()
         return answer
 
@@ -154,8 +159,12 @@ class Server:
 
     def close(self) -> None:
         """Let go of all connections."""
-        client, self._client = self._client, None
-        if client is not None:
+        self._disconnect()
+        self._client = None
+
+    def _disconnect(self) -> None:
+        """End the connections that nobody is using."""
+        if (client := self._client) is not None:
             client.connection_pool.disconnect(inuse_connections=False)
 
     # --- the registry ---------------------------------------------------------------------------

@@ -197,8 +197,8 @@ def test_a_night_that_is_killed_is_started_again(
     night: Night, tmp_path: Path, model_path: str
 ) -> None:
     documents = {
-        f"d{number}": f"Document {number}. " + "It goes on and on. " * (number % 10)
-        for number in range(600)
+        f"d{number}": f"Document {number}. " + "It goes on and on. " * (number % 4)
+        for number in range(400)
     }
     write(tmp_path / "documents.jsonl", documents)
     process = subprocess.Popen(
@@ -216,7 +216,7 @@ def test_a_night_that_is_killed_is_started_again(
     process.wait()
     with EmbeddingStore(tmp_path / "store", read_only=True) as store:
         stored = store.namespaces()[0].entries
-    assert 256 <= stored < 600
+    assert 256 <= stored < 400
     assert not (tmp_path / "index").exists()
-    assert night(documents)["computed"] == 600 - stored
-    assert len(index(tmp_path)) == 600
+    assert night(documents)["computed"] == 400 - stored
+    assert len(index(tmp_path)) == 400

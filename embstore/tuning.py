@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterator, Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,7 +100,7 @@ class Place:
         # What cuts no text (static embeddings, bags of words) computes nothing token by token.
         unit: Unit = "texts" if profile.max_seq_length is None else "tokens"
         longest = profile.max_seq_length or 10**9
-        most = UPSTREAM_BATCH * longest if unit == "tokens" else _MOST_TEXTS
+        start, most = _bounds(unit, longest, where)
         described = [
             "batches",
             unit,
@@ -108,15 +109,41 @@ class Place:
             machine.accelerator(where),
             machine.threads() if where == "cpu" else None,
         ]
-        kind = unit if unit == "texts" else "cpu" if where == "cpu" else "other"
         return cls(
             key=hashlib.blake2b(canonical_json(described), digest_size=16).digest(),
             unit=unit,
-            start=min(_START[kind], most),
+            start=start,
             most=most,
             longest=longest,
             described=(profile.name, machine.accelerator(where)),
         )
+
+
+def _bounds(unit: Unit, longest: int, device: str) -> tuple[int, int]:
+    """Where a search begins, and the largest size it may come to."""
+    kind = unit if unit == "texts" else "cpu" if device == "cpu" else "other"
+    most = UPSTREAM_BATCH * longest if unit == "tokens" else _MOST_TEXTS
+    return min(_START[kind], most), most
+
+
+def texts_for_trials(
+    texts: Sequence[str], *, device: str = "cpu", max_seq_length: int | None = 256
+) -> int:
+    """How many texts a call needs for trials, if nothing is known of the place yet.
+
+    Args:
+        texts: a sample, at least one.
+        device: where the model computes.
+        max_seq_length: tokens after which it cuts a text; None if it cuts none.
+    """
+    unit: Unit = "texts" if max_seq_length is None else "tokens"
+    longest = max_seq_length or 10**9
+    start, most = _bounds(unit, longest, device)
+    place = Place(b"", unit, start, most, longest)
+    sizes = _candidates(place, start)
+    needed = _SHARE * (1 + _ROUNDS * len(sizes)) * max(sizes)
+    a_text = _tokens(place, texts) / len(texts) if unit == "tokens" else 1
+    return math.ceil(needed / a_text)
 
 
 class Tuner:
@@ -214,7 +241,7 @@ class TunedPlan(Plan):
     def __iter__(self) -> Iterator[Chunk]:
         tuned = self._tuned
         while not tuned.settled:
-            sizes = self._candidates(tuned.size)
+            sizes = _candidates(self._place, tuned.size)
             parts = self._deal(1 + _ROUNDS * len(sizes), max(sizes))
             if not parts:
                 break
@@ -227,12 +254,6 @@ class TunedPlan(Plan):
             self._tuner.record(self._place, tuned, speeds)
             self._limit = BatchLimit(tuned.size, self._place.unit)
         yield from super().__iter__()
-
-    def _candidates(self, size: int) -> list[int]:
-        """Half as much, as much, and twice as much, within bounds."""
-        least, most = _LEAST[self._place.unit], self._place.most
-        near = (size // 2, size, size * 2)
-        return [each for each in near if each == size or least <= each <= most]
 
     def _deal(self, count: int, amount: int) -> list[list[int]]:
         """``count`` parts of the texts, each of ``amount`` tokens (or texts), of all lengths alike.
@@ -248,9 +269,7 @@ class TunedPlan(Plan):
         return [sample[number::count] for number in range(count)]
 
     def _tokens(self, positions: list[int]) -> float:
-        """About how many tokens these texts have: one for each four characters, and two more."""
-        longest = self._place.longest
-        return sum(min(len(self._texts[position]) / 4 + 2, longest) for position in positions)
+        return _tokens(self._place, (self._texts[position] for position in positions))
 
     def _try(
         self, sizes: list[int], known: int, parts: list[list[int]]
@@ -290,3 +309,14 @@ class TunedPlan(Plan):
             return None
         yield part, BatchLimit(size, self._place.unit)
         return self._seconds / self._tokens(part)
+
+
+def _candidates(place: Place, size: int) -> list[int]:
+    """Half as much, as much, and twice as much, within bounds."""
+    near = (size // 2, size, size * 2)
+    return [each for each in near if each == size or _LEAST[place.unit] <= each <= place.most]
+
+
+def _tokens(place: Place, texts: Iterable[str]) -> float:
+    """About how many tokens these texts have: one for each four characters, and two more."""
+    return sum(min(len(text) / 4 + 2, place.longest) for text in texts)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from embstore import CachedEncoder, EmbeddingStore, tuning
 from embstore.share import Work
 from embstore.token_batches import BatchLimit
-from embstore.tuning import Place, Plan, TunedPlan, Tuner
+from embstore.tuning import Place, Plan, TunedPlan, Tuner, texts_for_trials
 
 PLACE = Place(key=b"0123456789abcdef", unit="tokens", start=2048, most=8192, longest=256)
 TEXTS = ["word " * (1 + number % 50) for number in range(20_000)]
@@ -90,6 +90,25 @@ class TestTrials:
         chunks = run(TunedPlan(tuner, PLACE, Work(LONGEST_FIRST[-500:]), TEXTS), best_at(512))
         assert {limit.size for _, limit in chunks} == {2048}
         assert not tuner.recall(PLACE).settled
+
+    @pytest.mark.parametrize("words", [6, 12, 40, 400])
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_how_many_texts_they_need(
+        self, store: EmbeddingStore, minilm: Any, device: str, words: int
+    ) -> None:
+        texts = ["word " * words] * 60_000
+        place = Place.of(minilm, CachedEncoder(minilm, store)._model.profile(), device)
+        needed = texts_for_trials(texts[:100], device=device, max_seq_length=256)
+        for count, tries in ((needed, True), (int(0.95 * needed), False)):
+            sizes = set()
+            plan = TunedPlan(Tuner(NOWHERE), place, Work([*range(count)]), texts)
+            for chunk, limit in itertools.islice(plan, 3):
+                plan.took(float(len(chunk)))
+                sizes.add(limit.size)
+            assert (sizes > {place.start}) is tries
+
+    def test_how_many_texts_they_need_where_texts_are_counted(self) -> None:
+        assert texts_for_trials(["any"], max_seq_length=None) == 4 * 10 * 1024
 
     def test_few_texts_that_are_very_long(self, store: EmbeddingStore) -> None:
         long = Place(key=bytes(16), unit="tokens", start=2048, most=262_144, longest=8192)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from embstore import columns
 from embstore.backends.rows import Array
 from embstore.encoder import CachedEncoder
+from embstore.keys import Namespace
 
 Task = Literal["query", "document"]
+
+_ANY = "a text"
+"""Embedded to learn the number of dimensions. Not "", which services that embed refuse."""
 
 
 class Columns:
@@ -55,7 +61,8 @@ class Columns:
             raise KeyError(f"there is no column {self.column!r}: give column=") from error
         if isinstance(texts, str):
             return texts
-        texts = columns.listed(texts)
+        # numpy's own strings are none of Python's: a model may look closely.
+        texts = texts.tolist() if isinstance(texts, np.ndarray) else columns.listed(texts)
         columns.refuse_others(texts)
         return texts
 
@@ -67,6 +74,26 @@ class Columns:
             "document": encoder.encode_document,
         }[self.task]
         return encode(texts, batch_size=self.batch_size, show_progress_bar=False, **self.settings)
+
+    def no_vectors(self, encoder: CachedEncoder) -> Array:
+        """(0, dim) vectors for a batch without rows, as those of the others are.
+
+        Nothing is computed if the store has any vector of this kind.
+        """
+        stored, _ = encoder.store.get_many(self.namespace(encoder), [])
+        if stored.shape[1]:
+            return stored
+        vectors: Array = self.encode(encoder, [_ANY])
+        return vectors[:0]
+
+    def namespace(self, encoder: CachedEncoder) -> Namespace:
+        """Where the vectors are kept. Loads a model that was never loaded before."""
+        settings = dict(self.settings)
+        if self.task is not None:
+            settings["prompt_name"] = encoder._prompt_for(
+                self.task, settings["prompt_name"], settings["prompt"]
+            )
+        return encoder.namespace(task=self.task, **settings)
 
     def added(self, batch: Any, vectors: Array) -> Any:
         """A batch with its vectors: a frame of pandas, polars or Arrow, or a mapping of columns."""

@@ -122,14 +122,8 @@ class EmbedColumn:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON values. Loads a model that was never loaded before."""
         columns = self._columns
-        settings = dict(columns.settings)
-        if columns.task is not None:
-            settings["prompt_name"] = self.encoder._prompt_for(
-                columns.task, settings["prompt_name"], settings["prompt"]
-            )
-        namespace = self.encoder.namespace(task=columns.task, **settings)
         where = {"column": columns.column, "into": columns.into}
-        return {"namespace": namespace.to_dict(), **where}
+        return {"namespace": columns.namespace(self.encoder).to_dict(), **where}
 
 
 def _hash(pickler: Any, embed: EmbedColumn) -> None:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from functools import lru_cache
+import math
+import os
+import secrets
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from embstore.backends.rows import Array
+from embstore import columns, locks
 from embstore.encoder import CachedEncoder
 from embstore.integrations.batches import Columns, Task
 from embstore.keys import canonical_json
 from embstore.store import EmbeddingStore, StoreLike
+from embstore.tuning import CHUNK_TEXTS, texts_for_trials
 
-__all__ = ["EmbedBatches"]
+__all__ = ["EmbedBatches", "rows_per_batch"]
+
+_ENCODERS: dict[bytes, CachedEncoder] = {}
+"""Of this process, the one used last at the end. Each task of Spark or Dask unpickles a function of
+its own, and would open the store and load the model anew."""
+
+_MOST_ENCODERS = 16
+
+_LEAST_ROWS, _MOST_ROWS = 1024, 65_536
+"""With fewer, what a call costs by itself begins to count. More are much to lose and to hold."""
 
 
 class EmbedBatches:
@@ -25,7 +36,7 @@ class EmbedBatches:
             EmbedBatches,
             fn_constructor_kwargs={"model": "all-MiniLM-L6-v2", "store": {"location": "...", ...}},
             batch_format="pyarrow",
-            batch_size=2048,
+            batch_size=rows_per_batch(some_texts),
             concurrency=4,
         )
 
@@ -98,11 +109,17 @@ class EmbedBatches:
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
         )
-        self._model = model
+        self._model = os.fspath(model) if isinstance(model, os.PathLike) else model
         # As arguments, so that every process opens its own.
         given: Any = store.__getstate__() if isinstance(store, EmbeddingStore) else store
-        self._store = dict(given) if isinstance(given, Mapping) else {"location": given}
+        if not isinstance(given, Mapping):
+            given = {"location": given}
+        self._store = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in given.items()
+        }
         self._names = {"model_name": model_name, "version": version, **(encoder_kwargs or {})}
+        self._key = self._named()
         self._encoder: CachedEncoder | None = None
 
     def __call__(self, batch: Any) -> Any:
@@ -114,37 +131,79 @@ class EmbedBatches:
 
         Returns:
             The same kind, with (n, dim) vectors: an array in a dict, lists in a frame, of one fixed
-            length in Arrow, which is what Parquet, indexes and other programs take.
+            length in Arrow, which is what Parquet, indexes and other programs take. Of a single
+            row, a dict with a text, (dim,).
 
         Raises:
             KeyError: if the batch has no such column.
             TypeError: if a text is missing, or something else than a text.
         """
         texts = self.columns.texts(batch)
-        vectors: Array = self.columns.encode(self.encoder, texts or [""])
-        # Of an empty batch (filters leave such) the columns are to be those of the others.
-        return self.columns.added(batch, vectors[: len(texts)])
+        if texts == []:  # as filters leave it; its columns are to be those of the others
+            vectors = self.columns.no_vectors(self.encoder)
+        else:
+            vectors = self.columns.encode(self.encoder, texts)
+        return self.columns.added(batch, vectors)
 
     @property
     def encoder(self) -> CachedEncoder:
         """What embeds in this process; made when it is first asked for."""
-        if self._encoder is None:
-            made_of = {"model": self._model, "store": self._store, "names": self._names}
-            try:
-                self._encoder = _shared(canonical_json(made_of))
-            except TypeError:  # a function, say: nobody can tell whether another is the same
-                self._encoder = _made(**made_of)
-        return self._encoder
+        encoder = self._encoder
+        if encoder is None:
+            with locks.LOADING:  # threads of one process share a model as well
+                encoder = _ENCODERS.pop(self._key, None)
+                if encoder is None:
+                    store = EmbeddingStore(**self._store)
+                    encoder = CachedEncoder(self._model, store, **self._names)
+                _ENCODERS[self._key] = encoder  # behind those that were used before
+                while len(_ENCODERS) > _MOST_ENCODERS:
+                    del _ENCODERS[next(iter(_ENCODERS))]
+            self._encoder = encoder
+        return encoder
+
+    def _named(self) -> bytes:
+        """What those share that may share an encoder: the arguments; if these are no JSON values
+        (a function, say), a name that copies keep."""
+        try:
+            return canonical_json([self._model, self._store, self._names])
+        except (TypeError, ValueError):
+            return secrets.token_bytes(16)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_encoder": None}
 
 
-@lru_cache(maxsize=16)
-def _shared(made_of: bytes) -> CachedEncoder:
-    """One for all tasks of a process: each unpickles its own, and would load a model each time."""
-    return _made(**json.loads(made_of))
+def rows_per_batch(
+    texts: Iterable[str], *, device: str = "cpu", max_seq_length: int | None = 256
+) -> int:
+    """How many rows to have in a batch, as ``batch_size`` of ``map_batches``.
 
+    So many that texts of like length come together, and that the best batches for the model can
+    be found: that takes trials, and of a call with too few texts none are made (docs/batching.md).
 
-def _made(model: Any, store: dict[str, Any], names: dict[str, Any]) -> CachedEncoder:
-    return CachedEncoder(model, EmbeddingStore(**store), **names)
+    Args:
+        texts: some texts as those that are to be embedded, a thousand for instance: at least one.
+        device: where the model computes: "cpu", or any other, such as "cuda".
+        max_seq_length: the model's: tokens after which it cuts a text. None for a model that cuts
+            none, as those of static embeddings.
+
+    Returns:
+        Rows, from 1,024 to 65,536.
+
+    Raises:
+        TypeError: if a text is missing, or something else than a text.
+        ValueError: if there is none.
+
+    >>> rows_per_batch(["a sentence of some forty characters, more"])
+    8448
+    >>> rows_per_batch(["a paragraph, of which there are many. " * 20])
+    1024
+    """
+    sample = columns.listed(texts)
+    columns.refuse_others(sample)
+    if not sample:
+        raise ValueError("give a text at least: how many rows are good depends on their lengths")
+    needed = texts_for_trials(sample, device=device, max_seq_length=max_seq_length)
+    # A quarter more: no batch is quite like the sample.
+    rounded = math.ceil(1.25 * needed / CHUNK_TEXTS) * CHUNK_TEXTS
+    return min(max(rounded, _LEAST_ROWS), _MOST_ROWS)

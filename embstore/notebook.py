@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_COLOURS = ("#0072B2", "#009E73", "#B98000", "#808080")
+_COLOURS = ("#0072B2", "#009E73", "#B35C8C", "#B98000", "#808080")
 _WIDTH, _HEIGHT, _GAP = 480, 14, 2
 
 Parts = Sequence[tuple[str, int]]
-"""At most four: what a part is, and its number."""
+"""At most five: what a part is, and its number."""
 
 
 def table(rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> str:

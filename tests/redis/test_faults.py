@@ -232,6 +232,8 @@ def test_it_evicts(start: Callable[..., RedisServer]) -> None:
     assert 0 < store.namespaces()[0].entries <= found.sum()
 
 
+# One that lands in a destructor is only told of.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_leaves_no_answer_to_another_question(url: str) -> None:
     """Ctrl-C at any moment, in a notebook that goes on."""
     backend = RedisBackend(url)

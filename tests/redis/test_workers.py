@@ -158,6 +158,28 @@ def test_a_forked_child_has_its_own_connections_and_no_claims(url: str) -> None:
     backend.close()
 
 
+STORES: list[EmbeddingStore] = []
+
+
+def look_up(_: int) -> int:
+    return int(STORES[0].get_many(MODEL, TEXTS[:10])[1].sum())
+
+
+def test_what_workers_of_a_pool_looked_up_is_counted(url: str) -> None:
+    """They are forked, and end without atexit's functions."""
+    with EmbeddingStore(url, memory_limit=0) as store:
+        store.put_many(MODEL, TEXTS[:10], letters(TEXTS[:10]))
+        store.get_many(MODEL, TEXTS[:10])
+        STORES[:] = [store]
+        pool = multiprocessing.get_context("fork").Pool(2)
+        assert sum(pool.map(look_up, range(6))) == 60
+        pool.close()
+        pool.join()
+        STORES.clear()
+    with EmbeddingStore(url) as store:
+        assert store.namespaces()[0].hits == 70
+
+
 # --- a disk in front -----------------------------------------------------------------------------
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
-import sys
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from embstore.backends.disk.ledger import Ledger
 from embstore.backends.disk.session import Session
 from embstore.backends.disk.shelves import Shelves
 from embstore.backends.rows import Rows
+from embstore.endings import at_the_end, heed_workers
 from embstore.errors import StoreError
 from embstore.locks import COUNTERS
 
@@ -49,7 +47,7 @@ class Pending:
         self._begin()
         self._due = time.monotonic() + _EVERY
         _OPEN.add(self)
-        _flush_at_workers_end()
+        heed_workers()
 
     def count(self) -> None:
         """Hear of all look-ups until now."""
@@ -142,33 +140,7 @@ def _forget_all() -> None:
     # What its parent has looked up, a forked child leaves to the parent.
     for pending in list(_OPEN):
         pending.forget()
-    _flush_at_workers_end()
 
 
-class _AtWorkersEnd:
-    """What multiprocessing is to do when a worker begins: it ends without atexit's functions."""
-
-
-_AT_END = _AtWorkersEnd()
-
-_knows = False
-"""Whether multiprocessing was told, in this process or in one it was forked from."""
-
-
-def _flush_at_workers_end() -> None:
-    global _knows
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None and not _knows:
-        _knows = True
-        # Twice, as a worker that begins drops what it was told before.
-        util.register_after_fork(_AT_END, _register)
-        _register(_AT_END)
-
-
-def _register(_: object) -> None:
-    util: Any = sys.modules["multiprocessing.util"]
-    util.Finalize(None, _flush_all, exitpriority=0)
-
-
-atexit.register(_flush_all)
+at_the_end(_flush_all)
 os.register_at_fork(after_in_child=_forget_all)

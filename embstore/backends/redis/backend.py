@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import logging
@@ -31,6 +30,7 @@ from embstore.backends.redis.scripts import FORGET
 from embstore.backends.redis.server import Server
 from embstore.backends.redis.upkeep import Upkeep
 from embstore.backends.rows import Array
+from embstore.endings import at_the_end, heed_workers
 from embstore.errors import StoreError, StoreRefusedError
 from embstore.keys import Namespace
 from embstore.locks import COUNTERS
@@ -90,6 +90,7 @@ class RedisBackend:
         """Hits and misses by namespace id, of what the server knows nothing of yet."""
         self._told = time.monotonic()
         _OPEN.add(self)
+        heed_workers()
 
     @property
     def seed(self) -> int:
@@ -343,7 +344,6 @@ def open_redis(
 _OPEN: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
     for backend in list(_OPEN):
         backend.close()
@@ -354,4 +354,5 @@ def _forget_in_child() -> None:
         backend.forget()
 
 
+at_the_end(_close_all)
 os.register_at_fork(after_in_child=_forget_in_child)

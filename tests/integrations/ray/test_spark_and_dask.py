@@ -12,8 +12,7 @@ import pytest
 
 from embstore.integrations.ray import EmbedBatches
 from tests.helpers import ROOT
-
-ray = pytest.importorskip("ray", reason="ray is not installed")
+from tests.integrations.ray.models import TEXTS, Logged, hash_of
 
 
 def test_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""Ray Data on a real cluster of two nodes: two raylets on loopback."""
+"""Ray Data on a real cluster of two nodes, two raylets on loopback."""
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,94 +14,113 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embstore import EmbeddingStore
+from embstore import CachedEncoder, EmbeddingStore
 from embstore.integrations.ray import EmbedBatches
 from tests.helpers import ROOT
 from tests.integrations.ray.models import MARK, TEXTS, Logged, hash_of
 from tests.redis.server import PROGRAM, WHY_NOT, RedisServer
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
-data = pytest.importorskip("ray.data", reason="ray[data] is not installed")
 
-# Its own defaults are deprecated, and it says so whenever it copies them.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
-)
 
-NODE: dict[str, Any] = {"num_cpus": 3, "object_store_memory": 100 * 2**20}
+class Noted(EmbedBatches):
+    """Notes on which node it works."""
+
+    def __call__(self, batch: Any) -> Any:
+        node = ray.get_runtime_context().get_node_id()
+        done = super().__call__(batch)
+        return done.append_column("node", pa.array([node] * len(done)))
 
 
 @pytest.fixture(scope="module")
-def cluster(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two raylets, each a node to Ray, and this process connected to them."""
+def cluster() -> Iterator[Any]:
+    """Two raylets, each a node to Ray, with a driver that is connected to them."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch_module.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch_module.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it warns that it will be
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    node = {"num_cpus": 3, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    cluster = Cluster()
-    try:
-        try:
-            cluster.add_node(**NODE, include_dashboard=False)
-            cluster.add_node(**NODE)
-        except Exception as error:
-            pytest.skip(f"Ray cannot start here: {error!r:.200}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own making
         ray.init(
             address=cluster.address,
             log_to_driver=False,
             runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}},
         )
-        data.DataContext.get_current().enable_progress_bars = False
-        yield
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Parquet files of a hundred texts; some texts stand in two of them."""
+    """Ten Parquet files of a hundred texts."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    for start in range(0, len(TEXTS), 100):
-        pq.write_table(pa.table({"text": TEXTS[start : start + 100]}), folder / f"{start}.parquet")
+    for number in range(10):
+        part = TEXTS[number * 100 : number * 100 + 100]
+        pq.write_table(pa.table({"text": part}), folder / f"{number}.parquet")
     return folder
 
 
-def read(files: Path) -> Any:
-    # Files as small as these are read by one task, into one block.
-    return data.read_parquet(str(files)).repartition(10)
-
-
-def run(
-    files: Path, into: Path, kind: type, how: dict[str, Any], form: str = "pyarrow", actors: int = 2
-) -> pa.Table:
+def run(files: Path, into: Path, kind: type, how: dict[str, Any]) -> pa.Table:
     """read_parquet, map_batches with an actor on each node, write_parquet; what was written."""
-    read(files).map_batches(
-        kind,
-        fn_constructor_kwargs=how,
-        batch_format=form,
-        batch_size=50,
-        concurrency=actors,
-        num_cpus=2,  # of 3: each is on a node of its own, and leaves room for reading
-    ).write_parquet(str(into))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray's own making
+        # Such small files are read by one task, into one block.
+        done = (
+            ray.data.read_parquet(str(files))
+            .repartition(10)
+            .map_batches(
+                kind,
+                fn_constructor_kwargs=how,
+                batch_format="pyarrow",
+                batch_size=50,
+                concurrency=2,
+                num_cpus=2,  # of 3: each is on a node of its own, and leaves room for reading
+            )
+        )
+        done.write_parquet(str(into))
     return pq.read_table(into)
 
 
-class Noted(EmbedBatches):
-    """Notes on which node it works, and whether torch was imported there."""
+def test_two_nodes_share_a_cache(cluster: Any, files: Path, tmp_path: Path) -> None:
+    model = Logged(tmp_path / "asked", seconds=0.003)
+    how = {"model": model, "store": tmp_path / "store", "model_name": "logged"}
+    first = run(files, tmp_path / "first", Noted, how)
+    assert len(set(first["node"].to_pylist())) == 2
+    assert first.schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    vectors = dict(zip(first["text"].to_pylist(), first["embedding"].to_pylist(), strict=True))
+    assert vectors == {text: [len(text), 1.0, hash_of(text)] for text in TEXTS}
+    assert model.asked() == dict.fromkeys(TEXTS, 1)
+    assert len(model.processes()) == 2
+    run(files, tmp_path / "second", EmbedBatches, how)
+    assert model.asked().total() == 700
+    with EmbeddingStore(tmp_path / "store") as store:
+        assert store.namespaces()[0].computed == 700
 
-    def __call__(self, batch: Any) -> Any:
-        node = ray.get_runtime_context().get_node_id()
-        done = super().__call__(batch)
-        done = done.append_column("node", pa.array([node] * len(done)))
-        return done.append_column("torch", pa.array(["torch" in sys.modules] * len(done)))
+
+def test_each_node_has_a_disk_and_all_a_server(cluster: Any, files: Path, tmp_path: Path) -> None:
+    """The disk of a node stands in front of the server between nodes."""
+    if PROGRAM is None:
+        pytest.skip(WHY_NOT)
+    server = RedisServer(tmp_path)
+    try:
+        model = Logged(tmp_path / "asked", seconds=0.003)
+        how = {"model": model, "model_name": "logged"}
+        how["store"] = {"location": str(tmp_path / "node"), "upstream": server.url}
+        run(files, tmp_path / "first", OnItsNode, how)
+        assert model.asked() == dict.fromkeys(TEXTS, 1)
+        disks = [*tmp_path.glob("node-*")]
+        assert len(disks) == 2
+        run(files, tmp_path / "second", OnItsNode, how)
+        assert model.asked().total() == 700
+    finally:
+        server.kill()
 
 
 class OnItsNode(EmbedBatches):
@@ -111,69 +131,39 @@ class OnItsNode(EmbedBatches):
         super().__init__(model, {**store, "location": f"{store['location']}-{node}"}, **how)
 
 
-def check(table: pa.Table, column: str = "embedding") -> None:
-    """All rows are there, each with the vector of its text."""
-    assert sorted(table["text"].to_pylist()) == sorted(TEXTS)
-    for text, vector in zip(table["text"].to_pylist(), table[column].to_pylist(), strict=True):
-        assert vector == [len(text), 1.0, hash_of(text)]
+def test_a_killed_actor_costs_its_chunk(cluster: Any, files: Path, tmp_path: Path) -> None:
+    model = Logged(tmp_path / "asked", dies_of=MARK)
+    how = {"model": model, "store": tmp_path / "store", "model_name": "logged"}
+    done = run(files, tmp_path / "done", EmbedBatches, how)
+    assert sorted(done["text"].to_pylist()) == sorted(TEXTS)
+    assert (tmp_path / "asked.died").exists()
+    # What it had computed of its last batch and not committed yet is computed again, and no more.
+    asked = model.asked()
+    assert set(asked) == set(TEXTS)
+    assert max(asked.values()) <= 2
+    assert asked.total() - 700 < 50
 
 
-@pytest.mark.usefixtures("cluster")
-class TestTwoNodes:
-    def test_share_a_cache(self, files: Path, tmp_path: Path) -> None:
-        model = Logged(tmp_path / "asked", seconds=0.003)
-        how = {"model": model, "store": tmp_path / "store", "model_name": "logged"}
-        first = run(files, tmp_path / "first", Noted, how)
-        check(first)
-        assert len(set(first["node"].to_pylist())) == 2
-        assert first.schema.field("embedding").type == pa.list_(pa.float32(), 3)
-        assert model.asked() == dict.fromkeys(TEXTS, 1)
-        assert len(model.processes()) == 2
+class Warm(EmbedBatches):
+    """Notes whether torch was imported."""
 
-        check(run(files, tmp_path / "second", Noted, how))
-        assert model.asked().total() == 700
-        with EmbeddingStore(tmp_path / "store") as store:
-            assert store.namespaces()[0].computed == 700
+    def __call__(self, batch: Any) -> Any:
+        done = super().__call__(batch)
+        return done.append_column("torch", pa.array(["torch" in sys.modules] * len(done)))
 
-    def test_each_with_a_disk_and_all_with_a_server(self, files: Path, tmp_path: Path) -> None:
-        if PROGRAM is None:
-            pytest.skip(WHY_NOT)
-        server = RedisServer(tmp_path)
-        try:
-            model = Logged(tmp_path / "asked", seconds=0.003)
-            how = {"model": model, "model_name": "logged"}
-            how["store"] = {"location": str(tmp_path / "node"), "upstream": server.url}
-            check(run(files, tmp_path / "first", OnItsNode, how))
-            assert model.asked() == dict.fromkeys(TEXTS, 1)
-            assert len(model.processes()) == len([*tmp_path.glob("node-*")]) == 2
 
-            check(run(files, tmp_path / "second", OnItsNode, how))
-            assert model.asked().total() == 700
-        finally:
-            server.kill()
-
-    def test_a_killed_actor_costs_its_chunk(self, files: Path, tmp_path: Path) -> None:
-        model = Logged(tmp_path / "asked", dies_of=MARK)
-        how = {"model": model, "store": tmp_path / "store", "model_name": "logged"}
-        check(run(files, tmp_path / "done", EmbedBatches, how, form="numpy"))
-        assert (tmp_path / "asked.died").exists()
-        # What it had computed of its last batch and not committed yet is computed again, no more.
-        asked = model.asked()
-        assert set(asked) == set(TEXTS)
-        assert max(asked.values()) <= 2
-        assert asked.total() - 700 < 50
-
-    def test_a_real_model(self, files: Path, tmp_path: Path, model_path: str, minilm: Any) -> None:
-        for file in sorted(files.iterdir())[1:]:
-            file.unlink()
-        how = {"model": model_path, "store": tmp_path / "store"}
-        first = run(files, tmp_path / "first", Noted, how, actors=1)
-        plain = minilm.encode(first["text"].to_pylist())
-        vectors = np.array(first["embedding"].to_pylist(), np.float32)
-        assert np.abs(vectors - plain).max() < 1e-6
-
-        second = run(files, tmp_path / "second", Noted, how, actors=1)
-        assert not any(second["torch"].to_pylist()), "all is stored: nothing is to be loaded"
-        known = dict(zip(first["text"].to_pylist(), first["embedding"].to_pylist(), strict=True))
-        texts, vectors = second["text"].to_pylist(), second["embedding"].to_pylist()
-        assert dict(zip(texts, vectors, strict=True)) == known
+def test_a_real_model_is_not_loaded_where_all_is_stored(
+    cluster: Any, files: Path, tmp_path: Path, model_path: str, minilm: Any
+) -> None:
+    for file in [*files.iterdir()][1:]:
+        file.unlink()
+    [file] = files.iterdir()
+    texts = pq.read_table(file)["text"].to_pylist()
+    with EmbeddingStore(tmp_path / "store") as store:
+        expected = CachedEncoder(model_path, store).encode(texts)
+    how = {"model": model_path, "store": tmp_path / "store"}
+    done = run(files, tmp_path / "done", Warm, how)
+    assert not any(done["torch"].to_pylist())
+    order = {text: place for place, text in enumerate(texts)}
+    places = [order[text] for text in done["text"].to_pylist()]
+    assert (np.array(done["embedding"].to_pylist(), np.float32) == expected[places]).all()

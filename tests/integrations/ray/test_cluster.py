@@ -17,19 +17,10 @@ import pytest
 from embstore import CachedEncoder, EmbeddingStore
 from embstore.integrations.ray import EmbedBatches
 from tests.helpers import ROOT
-from tests.integrations.ray.models import MARK, TEXTS, Logged, hash_of
+from tests.integrations.ray.models import MARK, TEXTS, Logged
 from tests.redis.server import PROGRAM, WHY_NOT, RedisServer
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
-
-
-class Noted(EmbedBatches):
-    """Notes on which node it works."""
-
-    def __call__(self, batch: Any) -> Any:
-        node = ray.get_runtime_context().get_node_id()
-        done = super().__call__(batch)
-        return done.append_column("node", pa.array([node] * len(done)))
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +80,6 @@ def run(files: Path, into: Path, kind: type, how: dict[str, Any]) -> pa.Table:
 
 
 def test_two_nodes_share_a_cache(cluster: Any, files: Path, tmp_path: Path) -> None:
-    model = Logged(tmp_path / "asked", seconds=0.003)
-    how = {"model": model, "store": tmp_path / "store", "model_name": "logged"}
-    first = run(files, tmp_path / "first", Noted, how)
-    assert len(set(first["node"].to_pylist())) == 2
-    assert first.schema.field("embedding").type == pa.list_(pa.float32(), 3)
-    vectors = dict(zip(first["text"].to_pylist(), first["embedding"].to_pylist(), strict=True))
-    assert vectors == {text: [len(text), 1.0, hash_of(text)] for text in TEXTS}
-    assert model.asked() == dict.fromkeys(TEXTS, 1)
-    assert len(model.processes()) == 2
-    run(files, tmp_path / "second", EmbedBatches, how)
-    assert model.asked().total() == 700
-    with EmbeddingStore(tmp_path / "store") as store:
-        assert store.namespaces()[0].computed == 700
-
-
-def test_each_node_has_a_disk_and_all_a_server(cluster: Any, files: Path, tmp_path: Path) -> None:
     """The disk of a node stands in front of the server between nodes."""
     if PROGRAM is None:
         pytest.skip(WHY_NOT)
@@ -113,8 +88,12 @@ def test_each_node_has_a_disk_and_all_a_server(cluster: Any, files: Path, tmp_pa
         model = Logged(tmp_path / "asked", seconds=0.003)
         how = {"model": model, "model_name": "logged"}
         how["store"] = {"location": str(tmp_path / "node"), "upstream": server.url}
-        run(files, tmp_path / "first", OnItsNode, how)
+        first = run(files, tmp_path / "first", OnItsNode, how)
+        assert first.schema.field("embedding").type == pa.list_(pa.float32(), 3)
+        vectors = dict(zip(first["text"].to_pylist(), first["embedding"].to_pylist(), strict=True))
+        assert vectors == {text: [len(text), 1.0, hash_of(text)] for text in TEXTS}
         assert model.asked() == dict.fromkeys(TEXTS, 1)
+        assert len(model.processes()) == 2
         disks = [*tmp_path.glob("node-*")]
         assert len(disks) == 2
         run(files, tmp_path / "second", OnItsNode, how)

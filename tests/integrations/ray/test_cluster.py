@@ -17,7 +17,7 @@ import pytest
 from embstore import CachedEncoder, EmbeddingStore
 from embstore.integrations.ray import EmbedBatches
 from tests.helpers import ROOT
-from tests.integrations.ray.models import MARK, TEXTS, Logged
+from tests.integrations.ray.models import MARK, TEXTS, Logged, hash_of
 from tests.redis.server import PROGRAM, WHY_NOT, RedisServer
 
 ray = pytest.importorskip("ray", reason="ray is not installed")

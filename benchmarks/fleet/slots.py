@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+
 import numpy as np
 
 SLOTS = 16_384
@@ -9,12 +11,7 @@ SLOTS = 16_384
 
 def crc16(data: bytes) -> int:
     """CRC-16/XMODEM, as Redis Cluster's specification has it."""
-    value = 0
-    for byte in data:
-        value ^= byte << 8
-        for _ in range(8):
-            value = (value << 1 ^ 0x1021 if value & 0x8000 else value << 1) & 0xFFFF
-    return value
+    return binascii.crc_hqx(data, 0)
 
 
 def imbalance(namespace_id: bytes, bits: int, shards: int) -> float:

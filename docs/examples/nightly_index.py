@@ -1,11 +1,10 @@
 """A nightly job: embed the documents that are new or changed, and write an index of all of them.
 
-    python nightly_index.py documents.jsonl index --model all-MiniLM-L6-v2 --store ./embeddings
+    python nightly_index.py documents.jsonl index.npz --model all-MiniLM-L6-v2 --store ./embeddings
 
-A line of the input is {"id": "...", "text": "..."}. The index is a folder with vectors.npy,
-(n, dim) float32, and ids.json, n ids in the same order; it takes the place of the last one whole.
-A job that was killed is just started again: what it had computed is stored. Exit codes: 0 done; 2
-bad input.
+A line of the input is {"id": "...", "text": "..."}. The index has "ids", n texts, and "vectors",
+(n, dim) float32; it takes the place of the last one in one step. A job that was killed is just
+started again: what it had computed is stored. Exit codes: 0 done; 2 bad input.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -81,16 +79,12 @@ def read(path: Path) -> dict[str, str]:
 
 def write(index: Path, ids: list[str], vectors: np.ndarray) -> None:
     """Write an index beside the old one, then let it take its place."""
-    new, old = index.with_name(f"{index.name}.new"), index.with_name(f"{index.name}.old")
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    new.mkdir(parents=True)
-    np.save(new / "vectors.npy", vectors)
-    (new / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-    if index.exists():
-        os.replace(index, old)
+    new = index.with_name(f"{index.name}.new")
+    with new.open("wb") as file:
+        np.savez(file, ids=np.array(ids), vectors=vectors)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(new, index)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -166,8 +166,8 @@ def command(folder: Path, model_path: str) -> list[str]:
 
 
 def index(folder: Path) -> dict[str, np.ndarray]:
-    ids = json.loads((folder / "index" / "ids.json").read_text())
-    return dict(zip(ids, np.load(folder / "index" / "vectors.npy"), strict=True))
+    with np.load(folder / "index.npz") as stored:
+        return dict(zip(stored["ids"].tolist(), stored["vectors"], strict=True))
 
 
 def test_a_nightly_job(night: Night, tmp_path: Path, minilm: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_nightly_job(night: Night, tmp_path: Path, minilm: Any) -> None:
     assert second.keys() == documents.keys()
     assert (second["same"] == first["d5"]).all()
     assert not (second["d3"] == first["d3"]).all()
-    assert [path.name for path in tmp_path.glob("index*")] == ["index"]
+    assert [path.name for path in tmp_path.glob("index*")] == ["index.npz"]
 
     (tmp_path / "documents.jsonl").write_text("")
     for bad in ({}, {"d": 5}):
@@ -217,6 +217,6 @@ def test_a_night_that_is_killed_is_started_again(
     with EmbeddingStore(tmp_path / "store", read_only=True) as store:
         stored = store.namespaces()[0].entries
     assert 256 <= stored < 400
-    assert not (tmp_path / "index").exists()
+    assert not (tmp_path / "index.npz").exists()
     assert night(documents)["computed"] == 400 - stored
     assert len(index(tmp_path)) == 400

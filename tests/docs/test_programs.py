@@ -153,7 +153,7 @@ def write(path: Path, documents: dict[str, str]) -> None:
 
 def command(folder: Path, model_path: str) -> list[str]:
     program = str(EXAMPLES / "nightly_index.py")
-    files = [str(folder / "documents.jsonl"), str(folder / "index")]
+    files = [str(folder / "documents.jsonl"), str(folder / "index.npz")]
     return [
         sys.executable,
         program,

@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 EXTRAS := sentence-transformers,cli,parquet,bench,redis,langchain,llama-index,haystack,chroma,sklearn,datasets,mteb,prometheus,opentelemetry,ray
+# One more than there are processors: tests of servers and clusters mostly wait.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # For instance: make demo ARGS="--file mine.csv --column body --model BAAI/bge-small-en-v1.5"
 ARGS ?=
 
@@ -20,7 +22,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --doctest-modules embstore
-	$(BIN)/pytest --numprocesses auto --dist worksteal
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 # The site, in .docs-build: all pages, with search and a reference of the API.
 # The reference of the command line is a page like all others, and written anew before.

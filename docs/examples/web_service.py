@@ -64,7 +64,7 @@ class Service:
         if route == ("GET", "/health"):
             return 200, {"process": os.getpid()}
         if route == ("GET", "/stats"):
-            return 200, self.encoder.stats().to_dict()
+            return 200, {"process": os.getpid(), **self.encoder.stats().to_dict()}
         if route != ("POST", "/embed"):
             return 404, {"error": "there are POST /embed, GET /health and GET /stats"}
         try:
@@ -77,7 +77,8 @@ class Service:
         """What is stored is answered at once, what is not together with other requests' texts."""
         assert self.encoder is not None
         vectors = await self.encoder.aencode(texts, normalize_embeddings=True)
-        return vectors.tolist()  # type: ignore[no-any-return]
+        answer: list[list[float]] = vectors.tolist()
+        return answer
 
 
 async def body_of(receive: Receive) -> bytes:

@@ -60,8 +60,9 @@ def open_backend(
         if scheme in SCHEMES:
             from embstore.backends.redis.backend import open_redis
 
-            how = {"timeout": timeout, "read_only": read_only, "size_limit": size_limit}
-            return open_redis(location, seed=seed, **how)  # type: ignore[arg-type]
+            return open_redis(
+                location, timeout=timeout, read_only=read_only, size_limit=size_limit, seed=seed
+            )
         shown = without_password(location)
         raise StoreRefusedError(
             f"no backend for {scheme}:// locations; a path or disk:///path is a directory, "

@@ -26,10 +26,10 @@ from embstore.backends.base import (
     VerifyReport,
     unheard,
 )
+from embstore.backends.behind import StoreBehind
 from embstore.backends.disk.location import is_there
 from embstore.backends.joins import Answer, absent, fit, join, nothing, once
 from embstore.backends.rows import Array
-from embstore.backends.upstream import Upstream
 from embstore.errors import NamespaceError, StoreError, StoreRefusedError
 from embstore.faults import Faults, Warnings
 from embstore.keys import Namespace
@@ -76,7 +76,7 @@ def open_tiered(
     how: dict[str, Any] = {"timeout": timeout, "read_only": read_only}
     shown = without_password(upstream)
     faults = Faults(shown, on_error)
-    behind = Upstream(
+    behind = StoreBehind(
         lambda: open_backend(upstream, seed=seed, warnings=faults.warnings, **how), faults
     )
     if not is_there(Path(location)) and seed is None:
@@ -111,7 +111,7 @@ class TieredBackend:
     def __init__(
         self,
         near: Backend,
-        upstream: Upstream,
+        upstream: StoreBehind,
         *,
         read_only: bool = False,
         fetched: Callable[[int], object] = unheard,

@@ -37,7 +37,7 @@ class EmbedBatches:
             fn_constructor_kwargs={"model": "all-MiniLM-L6-v2", "store": {"location": "...", ...}},
             batch_format="pyarrow",
             batch_size=rows_per_batch(some_texts),
-            concurrency=4,
+            compute=ActorPoolStrategy(size=4),
         )
 
     An object of it is a function of batches that can be pickled, for Spark's ``mapInPandas`` and

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from embstore.backends.base import Backend
+from embstore.backends.behind import StoreBehind
 from embstore.backends.disk import DiskBackend
 from embstore.backends.redis.backend import RedisBackend
-from embstore.backends.tiered import TieredBackend, Upstream
+from embstore.backends.tiered import TieredBackend
 from embstore.errors import StoreError
 from embstore.faults import Faults
 from embstore.testing import BackendConformance
@@ -38,7 +39,7 @@ class TestDiskInFrontOfRedis(BackendConformance):
 
     def open(self, place: tuple[Path, str]) -> Backend:
         near, url = place
-        behind = Upstream(lambda: RedisBackend(url, lease=self.lease), Faults(url, "raise"))
+        behind = StoreBehind(lambda: RedisBackend(url, lease=self.lease), Faults(url, "raise"))
         return TieredBackend(DiskBackend(near, seed=behind.opened().seed), behind)
 
     def test_pruning_keeps_what_was_stored_last(self, backend: Backend) -> None:

@@ -298,12 +298,12 @@ class RedisBackend:
         progressed: Progressed = unheard,
     ) -> int:
         """See :class:`~embstore.backends.base.Backend`."""
+        self._server.refuse_if_read_only()
         entries = [
             entry
             for entry in self._server.entries()
             if namespace is None or entry.namespace == namespace
         ]
-        self._server.write(lambda client: client.exists(self._server.layout.store))
         return self._upkeep.prune(entries, max_size, older_than, progressed)
 
     def close(self) -> None:

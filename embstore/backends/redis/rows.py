@@ -212,23 +212,24 @@ class Rows:
         for keys in self.keys(start):
             new = [key for key in keys if len(key) == len(start) + DIGEST_SIZE and key not in seen]
             seen.update(new)
-            values = self._server.ask(lambda client, new=new: client.mget(new)) if new else []  # type: ignore[misc]
-            yield [digest_of(key) for key in new], cast("list[bytes | None]", values)
+            yield [digest_of(key) for key in new], self._values(new) if new else []
+
+    def _values(self, keys: list[bytes]) -> list[bytes | None]:
+        return cast("list[bytes | None]", self._server.ask(lambda client: client.mget(keys)))
 
     def keys(self, start: bytes) -> Iterator[list[bytes]]:
         """The keys that begin so, in parts; some perhaps twice."""
-        cursor = 0
-        while True:
-            cursor, keys = cast(
-                "tuple[int, list[bytes]]",
-                self._server.ask(
-                    lambda client, at=cursor: client.scan(at, match=start + b"*", count=_SCANNED)  # type: ignore[misc]
-                ),
-            )
-            if keys:
-                yield keys
-            if not cursor:
-                return
+        cursor, keys = self._page(start, 0)
+        yield keys
+        while cursor:
+            cursor, keys = self._page(start, cursor)
+            yield keys
+
+    def _page(self, start: bytes, cursor: int) -> tuple[int, list[bytes]]:
+        page = self._server.ask(
+            lambda client: client.scan(cursor, match=start + b"*", count=_SCANNED)
+        )
+        return cast("tuple[int, list[bytes]]", page)
 
     def sound_parts(self, entry: Entry) -> Iterator[tuple[list[bytes], Array]]:
         """All valid rows of a namespace, in parts: digests and (n, dim) vectors."""

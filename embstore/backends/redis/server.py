@@ -69,7 +69,7 @@ class Server:
                 raise self._refused("has no store, and was to be read only")
             seed = self.seed or 1 + secrets.randbelow(2**63 - 1)
             new = json.dumps({"format": FORMAT, "seed": seed})
-            self.write(lambda client: client.hsetnx(self.layout.store, MADE, new))
+            self._note(MADE, new)
             raw = self._made()
         try:
             fields = json.loads(raw or b"")
@@ -144,11 +144,15 @@ class Server:
         Raises:
             StoreError: if nothing may, or the server does not answer.
         """
+        self.refuse_if_read_only()
+        return self.ask(work)
+
+    def refuse_if_read_only(self) -> None:
+        """Raise StoreError if nothing may be written."""
         if self.read_only:
             raise StoreError(
                 f"{self.location.shown} was opened read-only", path=self.location.shown
             )
-        return self.ask(work)
 
     def run(self, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         """What a script gives, the server having it already or not."""
@@ -214,7 +218,11 @@ class Server:
         if self._stored_seed() != self.seed:
             raise self._begun_anew()
         for key, (raw, _) in list(self._entries.items()):
-            self.write(lambda one, key=key, raw=raw: one.hsetnx(self.layout.store, key, raw))  # type: ignore[misc]
+            self._note(key, raw)
+
+    def _note(self, field: bytes, value: bytes | str) -> None:
+        """Put this into the store's hash, if there is nothing under that name."""
+        self.write(lambda client: client.hsetnx(self.layout.store, field, value))
 
     def register(self, namespace: Namespace, dtype: str, dim: int) -> tuple[bytes, Entry]:
         """The entry of a namespace; it is made if there is none.
@@ -229,7 +237,7 @@ class Server:
                 raise self._begun_anew()
             new = Entry(namespace, dtype, dim, new_generation(), self.seed)
             _ = new.format  # or NamespaceError
-            self.write(lambda one: one.hsetnx(self.layout.store, namespace.id, new.written()))
+            self._note(namespace.id, new.written())
             found = self.look_up(namespace)
             if found is None:
                 raise StoreError("it is emptied again and again", path=self.location.shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,11 @@ from tests.redis.server import PROGRAM, WHY_NOT, RedisServer
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
+# Its own defaults are deprecated, and it says so whenever it copies them.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
+)
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
@@ -34,14 +38,12 @@ def cluster() -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=node)
     cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray's own making
-        ray.init(
-            address=cluster.address,
-            log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}},
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}},
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -60,22 +62,20 @@ def files(tmp_path: Path) -> Path:
 
 def run(files: Path, into: Path, kind: type, how: dict[str, Any]) -> pa.Table:
     """read_parquet, map_batches with an actor on each node, write_parquet; what was written."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray's own making
-        # Such small files are read by one task, into one block.
-        done = (
-            ray.data.read_parquet(str(files))
-            .repartition(10)
-            .map_batches(
-                kind,
-                fn_constructor_kwargs=how,
-                batch_format="pyarrow",
-                batch_size=50,
-                concurrency=2,
-                num_cpus=2,  # of 3: each is on a node of its own, and leaves room for reading
-            )
+    # Such small files are read by one task, into one block.
+    done = (
+        ray.data.read_parquet(str(files))
+        .repartition(10)
+        .map_batches(
+            kind,
+            fn_constructor_kwargs=how,
+            batch_format="pyarrow",
+            batch_size=50,
+            compute=ray.data.ActorPoolStrategy(size=2),
+            num_cpus=2,  # of 3: each is on a node of its own, and leaves room for reading
         )
-        done.write_parquet(str(into))
+    )
+    done.write_parquet(str(into))
     return pq.read_table(into)
 
 

@@ -17,7 +17,7 @@ _REST_SECONDS = 2.0
 """How long an upstream that failed is left alone, at least."""
 
 
-class Upstream:
+class StoreBehind:
     """The store behind, asked only as long as it answers.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -145,7 +146,7 @@ class Tiers:
         owner: bytes | None,
     ) -> bool:
         """See :meth:`embstore.store.EmbeddingStore.keep`."""
-        if vectors.dtype.kind == "f" and not np.isfinite(vectors).all():
+        if not _is_finite(vectors):
             finite = np.isfinite(vectors).all(axis=1)
             digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
             vectors = vectors[finite]
@@ -213,3 +214,15 @@ class Tiers:
     def clear_memory(self, namespace: Namespace | None = None) -> None:
         """Keep nothing of a namespace, or of all, in memory any longer."""
         self._memory.clear(b"" if namespace is None else namespace.id)
+
+
+def _is_finite(vectors: Array) -> bool:
+    """Whether there is no NaN or infinity among these numbers."""
+    if vectors.dtype.kind != "f":
+        return True
+    if vectors.itemsize >= 4:
+        # One pass without a temporary array. The product may overflow, but never hides anything.
+        flat = vectors.ravel()
+        if math.isfinite(np.vdot(flat, flat)):
+            return True
+    return bool(np.isfinite(vectors).all())

@@ -24,7 +24,7 @@ from embstore.backends.base import (
 )
 from embstore.backends.disk import repair, runs
 from embstore.backends.disk.eviction import Eviction
-from embstore.backends.disk.ledger import Ledger
+from embstore.backends.disk.ledger import Ledger, Tail
 from embstore.backends.disk.location import VECTORS
 from embstore.backends.disk.pending import Pending
 from embstore.backends.disk.registry import Registry
@@ -34,7 +34,7 @@ from embstore.backends.disk.shelf import Shelf
 from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.disk.verify import verify
-from embstore.backends.rows import Array, Digests, as_digests, first_of_each
+from embstore.backends.rows import Array, Digests, as_digests
 from embstore.errors import NamespaceError, StoreError
 from embstore.faults import Warnings
 from embstore.keys import DIGEST_SIZE, Namespace
@@ -182,7 +182,7 @@ class DiskBackend:
         made: list[Shelf] = []
         old: list[tuple[Path, str]] = []
 
-        def work() -> tuple[Shelf, int, Found]:
+        def work() -> tuple[Shelf, Found, Tail | None]:
             shelf = self._shelves.learn(ledger, namespace.id)
             with INDEX:  # it may take another file, which nobody may be reading meanwhile
                 fault = None if shelf is None else shelf.file.fault(shelf.known)
@@ -194,12 +194,12 @@ class DiskBackend:
             if shelf is None:
                 shelf = self._make_shelf(ledger, namespace, vectors)
                 made.append(shelf)
-            first, new = self._append(ledger, shelf, query, vectors, seconds)
+            new, tail = self._append(ledger, shelf, query, vectors, seconds)
             self._sharing.end(ledger, namespace.id, owner)
-            return shelf, first, new
+            return shelf, new, tail
 
         try:
-            shelf, first, new = ledger.transaction(work)
+            shelf, new, tail = ledger.transaction(work)
         except Exception:  # not after an interrupt, which may have landed behind the commit
             for shelf in made:
                 self._shelves.drop(namespace.id)
@@ -207,7 +207,8 @@ class DiskBackend:
                 shelf.file.path.unlink(missing_ok=True)
             raise
         with INDEX:
-            shelf.learn(first, query[new], sound=True)
+            shelf.learn(shelf.head.rows, query if new.all() else query[new], sound=True)
+            shelf.tail = tail
             self._shelves.add(shelf)
         if made and not old:
             _LOG.info("began %r in %r", namespace.model_name, self.location)
@@ -225,8 +226,8 @@ class DiskBackend:
 
     def _append(
         self, ledger: Ledger, shelf: Shelf, query: Digests, vectors: Array, seconds: float
-    ) -> tuple[int, Found]:
-        """Write what is new behind the last row; returns the first row's number, and what is."""
+    ) -> tuple[Found, Tail | None]:
+        """Write what is new behind the last row; returns what is, and how the ledger then ends."""
         header, stored = shelf.header, shelf.file.format
         if (stored.vector_dtype, stored.dim) != (vectors.dtype.newbyteorder("<"), vectors.shape[1]):
             raise NamespaceError(
@@ -236,19 +237,20 @@ class DiskBackend:
                 namespace=header.namespace,
             )
         with INDEX:
-            new = (shelf.locate(query) < 0) & first_of_each(query)
+            new = shelf.lacks(query)
         head = shelf.head  # as learnt in this transaction
+        tail = shelf.tail if shelf.tail is not None and shelf.tail.head == head else None
         if count := int(np.count_nonzero(new)):
             if count < len(new):
                 query, vectors = query[new], vectors[new]
             shelf.file.write(head.rows, stored.pack(query, vectors, self._scratch))
             told = head._replace(computed=head.computed + count, seconds=head.seconds + seconds)
-            ledger.append(header.namespace.id, told, query.tobytes())
+            tail = ledger.append(header.namespace.id, told, query.tobytes(), tail)
             if time.monotonic() >= shelf.marked_until:
                 shelf.marked_until = ledger.usage.mark_written(
                     header.namespace.id, header.generation, head.rows
                 )
-        return head.rows, new
+        return new, tail
 
     # --- claims ---------------------------------------------------------------------------------
 

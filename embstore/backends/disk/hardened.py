@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.parse
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -91,6 +91,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
 
     def __init__(self, directory: Path, timeout: float, mode: str) -> None:
         self.path = directory / FILE
+        self._file = str(self.path)
         self._mode = "rw" if mode == "create" else mode
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -207,7 +208,7 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
                 self._mode = "ro"
             return
         try:
-            in_place = os.stat(self.path).st_ino == self._inode
+            in_place = os.stat(self._file).st_ino == self._inode
         except FileNotFoundError:
             in_place = False
         if not in_place:
@@ -282,14 +283,18 @@ class HardenedCache(Sealed, Cache):  # type: ignore[misc]  # diskcache has no ty
         return None if row is None else self._disk.fetch(*row)
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write a value, in one statement. In a transaction."""
+        """Write a value. In a transaction."""
+        self.set_many([(key, value)])
+
+    def set_many(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write keys with their values, in one statement. In a transaction."""
         if not self._con.in_transaction:
             raise RuntimeError("the ledger is written in a transaction")
-        self._con.execute(
-            "INSERT INTO Cache(key, raw, size, mode, value) VALUES (?, 1, 0, ?, ?)"
+        self._con.executemany(
+            f"INSERT INTO Cache(key, value, raw, size, mode) VALUES (?, ?, 1, 0, {MODE_RAW})"
             " ON CONFLICT(key, raw) DO UPDATE SET value = excluded.value, mode = excluded.mode,"
             " size = 0, expire_time = NULL, filename = NULL",
-            (key, MODE_RAW, value),
+            entries,
         )
 
     # --- ordered keys ---------------------------------------------------------------------------

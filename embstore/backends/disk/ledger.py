@@ -18,6 +18,8 @@ which is rebuilt from the vector files. Batches need none, since rows carry thei
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ import numpy as np
 
 from embstore.backends.disk.claims import ClaimRecords
 from embstore.backends.disk.hardened import FILE, HardenedCache
+from embstore.backends.disk.sealed import sealed
 from embstore.backends.disk.usage import UsageRecords
 from embstore.backends.disk.vectors import FORMAT, generation_of, refuse_newer
 from embstore.backends.rows import Rows
@@ -32,13 +35,20 @@ from embstore.errors import EmbstoreError, StoreDamagedError, StoreRefusedError
 from embstore.keys import DIGEST_SIZE, Namespace
 from embstore.locks import LEDGER
 
-MERGE_LIMIT = 8192
-"""Rows in a batch entry beyond which it is left as it is: 128 KiB of digests. Each digest is
-written as often as merging doubles its entry, to the log and again to the file."""
+MERGE_LIMIT = 16384
+"""Rows in a batch entry beyond which it is left as it is: 256 KiB of digests."""
+
+_GROUP = 8
+"""Entries of one size that are merged at a time. Each digest is written once more whenever its
+entry grows by this factor, to the log and again to the file: with 2 a batch of 256 is written five
+times more, with 8 twice."""
 
 _SMALL = 64
 """Rows up to which the last batch entry just grows: its 1 KiB is in a page that is written anyway,
 and a new entry changes the index as well."""
+
+_LOOKED_AT = 32
+"""Entries that are looked at to find those to be merged: more than stay of three sizes."""
 
 _HEAD = struct.Struct("<QQQQd")
 _POSITION = struct.Struct(">QQ")
@@ -52,6 +62,17 @@ class Head(NamedTuple):
     deleted: int = 0
     computed: int = 0
     seconds: float = 0.0
+
+
+class Tail(NamedTuple):
+    """The last batch entries of a namespace as this process has committed them: as long as the head
+    is the same, nobody has changed them, and they need not be asked for."""
+
+    head: Head
+    entries: tuple[tuple[bytes, int], ...]
+    """Keys and the lengths of their values, the last first."""
+    last: bytes
+    """The value of the last one, as long as it may grow."""
 
 
 class Ledger:
@@ -178,7 +199,7 @@ class Ledger:
 
     def _put_head(self, namespace_id: bytes, head: Head) -> None:
         with self._cache.faults():
-            self._cache.put_sealed(b"h" + namespace_id, _HEAD.pack(*head))
+            self._cache.set(*_sealed_head(namespace_id, head))
 
     def next_generation(self) -> int:
         """A number for a file, used once in the life of a store. In a transaction."""
@@ -209,37 +230,51 @@ class Ledger:
 
     # --- batches --------------------------------------------------------------------------------
 
-    def append(self, namespace_id: bytes, head: Head, digests: bytes) -> Head:
+    def append(
+        self, namespace_id: bytes, head: Head, digests: bytes, tail: Tail | None = None
+    ) -> Tail:
         """Commit rows that stand in the file behind the last one. In a transaction.
 
-        Neighbours no larger than the new entry are merged into it, as carries are in a binary
-        counter: a million commits of one text leave some thirty entries, and each digest is
-        rewritten at most 13 times.
+        Neighbours of one size are merged, as carries are in a counter: a million commits of one
+        text leave some 250 entries, and each digest is rewritten three times beside the growing of
+        the last entry.
+
+        Args:
+            namespace_id: whose rows they are.
+            head: where it stands, with what is to be added to ``computed`` and ``seconds``.
+            digests: of the rows.
+            tail: what this gave the last time, if the head was then what it is now.
+
+        Returns:
+            How it stands with these rows, once the transaction is committed.
         """
         prefix = _key(b"b", namespace_id, head.generation)
         with self._cache.faults():
-            first, size = head.rows, len(digests)
-            absorbed = []
-            key = None
-            for key, length in self._cache.last(prefix, 20):
-                start = _first_row(key)
-                if start + length // DIGEST_SIZE != first:
-                    self._cache.damaged("its batches do not follow each other")
-                full = size + length > MERGE_LIMIT * DIGEST_SIZE
-                if full or length > max(size, _SMALL * DIGEST_SIZE):
-                    break
-                absorbed.append(key)
-                first, size = start, size + length
-            if head.rows and key is None:
+            entries = () if tail is None else tail.entries
+            last = tail.last if tail is not None and entries else b""
+            entries = entries or tuple(self._cache.last(prefix, _LOOKED_AT))
+            if head.rows and not entries:
                 self._cache.damaged("the batches of a namespace are missing")
+            count, size = _merged(entries, len(digests))
+            end = head.rows
+            for key, length in entries[: count + 1]:
+                if (first := _first_row(key)) + length // DIGEST_SIZE != end:
+                    self._cache.damaged("its batches do not follow each other")
+                end = first
+            first = head.rows - (size - len(digests)) // DIGEST_SIZE
+            absorbed = [key for key, _ in entries[:count]]
             # The oldest one absorbed has the key of the merged entry, which takes its place.
-            parts = [self._read(key) for key in reversed(absorbed)]
+            parts = [self._read(key) for key in reversed(absorbed[1:])]
+            parts += [last or self._read(key) for key in absorbed[:1]]
             for key in absorbed[:-1]:
                 self._cache.delete(key)
-            self._cache.set(prefix + first.to_bytes(8, "big"), b"".join([*parts, digests]))
-        head = head._replace(rows=head.rows + len(digests) // DIGEST_SIZE)
-        self._put_head(namespace_id, head)
-        return head
+            key, value = prefix + first.to_bytes(8, "big"), b"".join([*parts, digests])
+            head = head._replace(rows=head.rows + len(digests) // DIGEST_SIZE)
+            self._cache.set_many([(key, value), _sealed_head(namespace_id, head)])
+        grows = value if len(value) <= _SMALL * DIGEST_SIZE else b""
+        older = entries[count:_LOOKED_AT]
+        # Where none is left that is known, older ones have to be asked for.
+        return Tail(head, ((key, len(value)), *older) if older or not first else (), grows)
 
     def _read(self, key: bytes) -> bytes:
         value: bytes | None = self._cache.get(key)
@@ -297,6 +332,24 @@ class Ledger:
         """Everything that was recorded of models, by its key."""
         with LEDGER, self._cache.faults():
             return {key[1:]: self._cache.get_json(key) or {} for key in self._cache.keys(b"i")}
+
+
+def _sealed_head(namespace_id: bytes, head: Head) -> tuple[bytes, bytes]:
+    return sealed(b"h" + namespace_id, _HEAD.pack(*head))
+
+
+def _merged(entries: Sequence[tuple[bytes, int]], size: int) -> tuple[int, int]:
+    """How many entries, of keys and lengths, a new one of ``size`` bytes is merged with, and the
+    size of what comes of it."""
+    count = 0
+    if entries and entries[0][1] <= _SMALL * DIGEST_SIZE:
+        count, size = 1, size + entries[0][1]
+    while True:
+        lengths = [*takewhile(size.__ge__, (length for _, length in entries[count:]))]
+        grown = size + sum(lengths)
+        if len(lengths) < _GROUP - 1 or grown > MERGE_LIMIT * DIGEST_SIZE:
+            return count, size
+        count, size = count + len(lengths), grown
 
 
 def _key(kind: bytes, namespace_id: bytes, generation: int) -> bytes:

@@ -206,7 +206,7 @@ def _fill(
             if new.any():
                 target.file.write(head.rows, rows[new])
                 target.learn(head.rows, digests[new], sound=True)
-                head = ledger.append(namespace_id, head, digests[new].tobytes())
+                head = ledger.append(namespace_id, head, digests[new].tobytes()).head
                 times.append(then[numbers[new]])
             progressed(len(numbers))
     ledger.usage.put_times(namespace_id, head.generation, np.concatenate(times))

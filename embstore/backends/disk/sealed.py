@@ -12,6 +12,11 @@ from embstore.keys import canonical_json
 _SEAL = 8
 
 
+def sealed(key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A key, and the value to be put under it with its checksum."""
+    return key, value + xxh3_64_digest(key + value)
+
+
 class Sealed:
     """Such values in a cache: a part of HardenedCache."""
 
@@ -33,7 +38,7 @@ class Sealed:
 
     def put_sealed(self, key: bytes, value: bytes) -> None:
         """Write a value with its checksum. In a transaction."""
-        self.set(key, value + xxh3_64_digest(key + value))
+        self.set(*sealed(key, value))
 
     def get_json(self, key: bytes) -> dict[str, Any] | None:
         """The JSON object under ``key``."""

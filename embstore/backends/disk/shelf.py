@@ -11,9 +11,9 @@ import numpy as np
 from embstore.backends.base import Found
 from embstore.backends.disk import runs
 from embstore.backends.disk.index import DigestIndex
-from embstore.backends.disk.ledger import Head
+from embstore.backends.disk.ledger import Head, Tail
 from embstore.backends.disk.vectors import Header, VectorFile
-from embstore.backends.rows import Array, Digests, Rows, as_digests
+from embstore.backends.rows import Array, Digests, Rows, as_digests, first_of_each
 from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE
 from embstore.locks import INDEX
@@ -31,6 +31,7 @@ class Shelf:
     Attributes:
         known: number of rows this process has heard of.
         head: where the ledger stood when it was last read.
+        tail: how it ended when this process last committed to it.
         marked_until: see UsageRecords.mark_written.
         corrupt: rows found damaged so far.
     """
@@ -41,6 +42,7 @@ class Shelf:
         self.known = 0
         self.corrupt = 0
         self.head = Head(header.generation, 0)
+        self.tail: Tail | None = None
         self.marked_until = 0.0
         self._changes = 0
         self._index = DigestIndex()
@@ -179,6 +181,15 @@ class Shelf:
             waiting = waiting[rows[waiting] >= 0]
         self._used[rows[rows >= 0]] = True
         return rows
+
+    def lacks(self, digests: Digests) -> Found:
+        """Which of (n, 2) digests are to be stored, (n,) bool: in no sound row, and for the first
+        time among these."""
+        if len(digests) == 1:
+            self._check_kept()
+            if self._index.find_one(digests.item(0, 0)) < 0:
+                return np.ones(1, np.bool_)
+        return (self.locate(digests) < 0) & first_of_each(digests)
 
     def _forget_deleted(self, mapped: Array, rows: Rows, digests: Digests) -> None:
         there = rows < len(mapped)

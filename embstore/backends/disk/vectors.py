@@ -323,13 +323,13 @@ class VectorFile:
         self.mapped, self._vectors, self._bytes = rows, rows["vector"], raw
 
     def write(self, first: int, rows: Array) -> None:
-        """Write ``rows`` from row number ``first`` on. They count once the ledger says so.
+        """Write ``rows`` from row number ``first`` on. They count once the ledger says so. Whether
+        others changed the file, :meth:`fault` was asked just before.
 
         Raises:
             OSError: if they cannot all be written.
         """
         fd = self._writable()
-        self._look(os.fstat(fd))
         pwrite(fd, rows.view(np.uint8).data, self._start + first * self.format.stride)
         now = os.fstat(fd)
         self._seen = now.st_ino, now.st_size, now.st_ctime_ns

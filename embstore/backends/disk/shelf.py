@@ -25,6 +25,10 @@ _DAMAGED = 2
 """So many of them may be others than the run has: a damaged row is no reason to sort anew."""
 
 
+_BATCH = 1024
+"""Digests of which it is first asked whether all are new, as they mostly are."""
+
+
 class Shelf:
     """The rows of one namespace and generation, for look-ups. Used under ``locks.INDEX``.
 
@@ -185,11 +189,13 @@ class Shelf:
     def lacks(self, digests: Digests) -> Found:
         """Which of (n, 2) digests are to be stored, (n,) bool: in no sound row, and for the first
         time among these."""
-        if len(digests) == 1:
-            self._check_kept()
-            if self._index.find_one(digests.item(0, 0)) < 0:
-                return np.ones(1, np.bool_)
-        return (self.locate(digests) < 0) & first_of_each(digests)
+        self._check_kept()
+        if len(digests) == 1 and self._index.find_one(digests.item(0, 0)) < 0:
+            return np.ones(1, np.bool_)
+        first = first_of_each(digests)
+        if len(digests) <= _BATCH and self._index.has_none(digests):
+            return first
+        return first & (self.locate(digests) < 0)
 
     def _forget_deleted(self, mapped: Array, rows: Rows, digests: Digests) -> None:
         there = rows < len(mapped)

@@ -68,7 +68,13 @@ def agree(of: DigestIndex, model: Model, others: list[int]) -> None:
             continue
         assert row == (expected[0] if expected else -1)
         assert of.find_one(half) == row
+        alone = as_array([(half, 9)])
+        assert not (expected and of.has_none(alone)), "one look may err, but not so"
         assert [one for one in proposed(of, (half, 9)) if one] == [one for one in expected if one]
+    absent = [half for half in halves if half not in model.rows]
+    assert of.has_none(query) <= (not model.rows)
+    if absent and not model.rows:
+        assert of.has_none(as_array([(half, 9) for half in absent if half != TOP]))
     # All at once, as a batch asks for them.
     rows, asked = of.find(query), np.arange(len(halves))
     seen = defaultdict(list)

@@ -20,7 +20,7 @@ def entries_of(location: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("size", "commits", "most"), [(1, 2000, 12), (7, 300, 12), (32, 100, 12), (256, 20, 20)]
+    "size, commits, most", [(1, 2000, 12), (7, 300, 12), (32, 100, 12), (256, 20, 20)]
 )
 def test_many_commits_leave_few_entries(tmp_path: Path, size: int, commits: int, most: int) -> None:
     with EmbeddingStore(tmp_path, memory_limit=0, on_error="raise") as store:

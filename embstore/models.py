@@ -204,19 +204,20 @@ class LazyModel:
 
     def _recall(self) -> ModelProfile | None:
         recalled = self._recalled
-        if recalled is not None and recalled[0].same(self._name_or_path):
-            return recalled[1]  # of a folder, and not of a name that may mean another one by now
+        if recalled is not None and recalled[0].same:
+            return recalled[1]
+        self._recalled = None
         folder, arguments = self._folder(), self._decisive
         if folder is None or arguments is None:
             return None
         try:
-            if self._recalled is None or not self._recalled[0].same(str(folder)):
-                files = snapshot.Watched(folder)
-                known = snapshot.recall(self._store, folder, arguments)
-                self._recalled = None if known is None else (files, known)
+            files = snapshot.Watched(folder, self._name_or_path, self._arguments.get("revision"))
         except OSError:
             return None
-        return None if self._recalled is None else self._recalled[1]
+        known = snapshot.recall(self._store, folder, arguments)
+        if known is not None:
+            self._recalled = files, known
+        return known
 
     def _folder(self) -> Path | None:
         return snapshot.locate(

@@ -21,7 +21,7 @@ LAYERS = [
     {"memory", "backends", "faults"},
     {"watch"},
     {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"}
-    | {"lazily", "hooks", "columns", "notebook", "endings"},
+    | {"lazily", "inotify", "hooks", "columns", "notebook", "endings"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

@@ -199,7 +199,7 @@ def finish(
     if quantized:
         from sentence_transformers.util.quantization import quantize_embeddings
 
-        vectors = quantize_embeddings(vectors, precision=precision)  # type: ignore[arg-type, assignment]
+        vectors = quantize_embeddings(vectors, precision=precision)
     if convert_to_numpy and not convert_to_tensor:
         return vectors if len(vectors) else np.array([])
     import torch

@@ -34,9 +34,10 @@ def cluster() -> Iterator[Any]:
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    node = {"num_cpus": 3, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=3, object_store_memory=100 * 2**20)
+    # Ray starts a process for each processor, which imports for seconds.
+    node = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "resources": {"seat": 1}}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     ray.init(
         address=cluster.address,
@@ -72,7 +73,8 @@ def run(files: Path, into: Path, kind: type, how: dict[str, Any]) -> pa.Table:
             batch_format="pyarrow",
             batch_size=50,
             compute=ray.data.ActorPoolStrategy(size=2),
-            num_cpus=2,  # of 3: each is on a node of its own, and leaves room for reading
+            num_cpus=1,  # of 2, which leaves room for reading
+            resources={"seat": 1},  # each is on a node of its own
         )
     )
     done.write_parquet(str(into))

@@ -19,9 +19,9 @@ LAYERS = [
     {"opening"},
     {"tiers", "claims", "overview"},
     {"memory", "backends", "faults"},
-    {"watch"},
+    {"watch", "inotify"},
     {"units", "fingerprint", "plain", "keys", "stats", "machine", "files", "locks", "errors"}
-    | {"lazily", "inotify", "hooks", "columns", "notebook", "endings"},
+    | {"lazily", "hooks", "columns", "notebook", "endings"},
 ]
 """From top to bottom, by the first name below ``embstore``."""
 EXEMPT = {"__init__", "testing"}

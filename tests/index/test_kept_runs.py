@@ -190,6 +190,26 @@ def test_compacting_removes_those_of_no_vector_file(location: Path) -> None:
     users_own.unlink()
 
 
+def test_a_namespace_that_is_cleared_before_its_run_is_written(
+    location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = runs.keep
+
+    def clear_and_keep(*given: object) -> bool:
+        with EmbeddingStore(location, on_error="raise") as other:
+            assert other.clear(MODEL) == COUNT + KEPT_ROWS
+        return keep(*given)
+
+    with EmbeddingStore(location, memory_limit=0, on_error="raise") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "keep", clear_and_keep)
+            put(store, MODEL, texts_of(KEPT_ROWS, COUNT))
+        assert not any((location / "vectors").iterdir())
+        put(store, MODEL, texts_of(3))
+        assert store.verify().ok
+    assert found_in(location, texts_of(COUNT)) == 3
+
+
 def test_checks_of_a_store_are_not_confused(location: Path) -> None:
     examined = health.examine(location)
     assert (examined.rows, examined.corrupt, examined.problems) == (COUNT, 0, ())

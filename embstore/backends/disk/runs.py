@@ -188,13 +188,17 @@ def keep(
         try:
             os.fchmod(fd, file_mode(vectors.parent))
             _write(fd, header, runs, last)
-            os.rename(making, _path(vectors, header, runs[0].first, runs[-1].stop))
+            made = _path(vectors, header, runs[0].first, runs[-1].stop)
+            os.rename(making, made)
         except BaseException:
             with contextlib.suppress(OSError):
                 making.unlink()  # on a full disk, of all things
             raise
     finally:
         os.close(fd)
+    if not (vectors / header.file_name).exists():  # cleared meanwhile: nobody would remove it
+        made.unlink(missing_ok=True)
+        return False
     # Those merged, and what others made of the same rows at the same time, or left when they died.
     for path, first, stop in _named(vectors, header):
         inside = runs[0].first <= first and stop <= runs[-1].stop

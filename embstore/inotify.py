@@ -57,16 +57,18 @@ class Silence:
 
     def _listen(self, paths: Iterable[str], opened: contextlib.ExitStack) -> None:
         # Opened before it is listened, so as not to hear this.
-        each = []
+        each = {}
         for path in paths:
-            each.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            opened.callback(os.close, each[-1])
+            each[path] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            opened.callback(os.close, each[path])
         self._fd = _checked(_libc().inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        for fd in each:
+        for fd in each.values():
             _refuse_remote(fd)
             name = f"/proc/self/fd/{fd}".encode()
             _checked(_libc().inotify_add_watch(self._fd, name, _TOLD))
-        for fd in each:
+        for path, fd in each.items():
+            if not os.path.samestat(os.stat(path), os.fstat(fd)):
+                raise OSError("was replaced before it was listened")
             _refuse_written(fd)
 
     @property

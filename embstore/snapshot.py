@@ -114,6 +114,7 @@ class Watched:
         every = [*stamps, *self._files]
         self._paths = [path for path, *_ in every]
         self._stamps = [stamp for _, *stamp in every]
+        self._folder_id = stamps[0][4:]
         self._silence: inotify.Silence | None = None
         self._looks, self._listen_at = 0, _LOOKS
 
@@ -125,7 +126,8 @@ class Watched:
                 return False
             if self._silence is not None:
                 if self._silence.lasts:
-                    return [*_stamp(self._folder)] == self._stamps[0]  # it may have been moved
+                    now = os.stat(self._folder)  # one above it may have been moved
+                    return (now.st_ino, now.st_dev) == self._folder_id
                 self._silence = None
             silence = self._listen()
             if [[*_stamp(path)] for path in self._paths] != self._stamps:

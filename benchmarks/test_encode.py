@@ -53,8 +53,12 @@ def test_warm_batch(race: Race, folder: Path, model: Any) -> None:
     result.report("encode(), 10,000 texts, all on disk", against="floor", ratio=1.5)
 
 
+SHARED = "a model that others have"
+VOUCHED = f"{SHARED}, with a version"
+
+
 @pytest.mark.parametrize(
-    "kind", ["a function", "a path, loaded", "a path, not loaded", "a model that others have"]
+    "kind", ["a function", "a path, loaded", "a path, not loaded", SHARED, VOUCHED]
 )
 def test_warm_single(race: Race, folder: Path, model: Any, model_path: str, kind: str) -> None:
     """One text a call, every text in memory. What differs is how it is known that the model is
@@ -64,8 +68,8 @@ def test_warm_single(race: Race, folder: Path, model: Any, model_path: str, kind
         if kind == "a function":
             encoder = CachedEncoder(model.encode, store, model_name="function")
             encoder.encode(texts)
-        elif kind == "a model that others have":
-            encoder = CachedEncoder(model, store)
+        elif kind in (SHARED, VOUCHED):
+            encoder = CachedEncoder(model, store, version="1" if kind == VOUCHED else None)
             encoder.encode(texts)
         else:
             encoder = CachedEncoder(model_path, store, device="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import is_
 from typing import Any, Literal, NamedTuple
 
 from embstore import upstream
@@ -175,6 +176,8 @@ class Recipes:
             given: the values of the fields of :class:`Arguments`, in their order.
             further: those that are the model's own.
         """
+        if not further and all(map(is_, given, _DEFAULTS)):
+            return _DEFAULT  # as most calls are
         task = further.get("task")
         if len(further) > (task is not None):
             return _arguments(given, further)
@@ -217,8 +220,9 @@ class Recipes:
         recipe = Recipe(
             profile, numerics, settings, self.namespace(profile, settings, how.further, numerics)
         )
+        is_lasting = how is _DEFAULT or how in self._known
         # If both are given, upstream warns at each call.
-        if how in self._known and (how.prompt is None or how.prompt_name is None):
+        if is_lasting and (how.prompt is None or how.prompt_name is None):
             self._made[how] = recipe
         return recipe
 
@@ -259,6 +263,10 @@ class Recipes:
                 self._namespaces.clear()
             self._namespaces[name] = Namespace(**fields)
         return self._namespaces[name]
+
+
+_DEFAULT = Arguments()
+_DEFAULTS = tuple(getattr(_DEFAULT, name) for name in _FIELDS)
 
 
 def _arguments(given: tuple[Any, ...], further: dict[str, Any]) -> Arguments:

@@ -110,15 +110,18 @@ class LoadedModel:
         self._countable = True
 
     def profile(self) -> ModelProfile:
-        """What the model is now: 40 µs if it has not changed, else a full fingerprint. The same
-        object as long as nothing has."""
-        if self._version is not None:
-            return self._latest(0, version_fingerprint(self._version))
+        """What the model is now: 40 µs if it has not changed, else a full fingerprint; 8 µs with a
+        version. The same object as long as nothing has."""
         taken, known = self._taken, self._profile
         if taken is None or not taken[0].same(self._model):
             # Watched first: what changes while the fingerprint is taken is noticed next time.
-            watch = Watch(self._model)
-            taken = self._taken = (watch, fingerprint.fingerprint(self._model))
+            watch, version = Watch(self._model, weights=self._version is None), self._version
+            found = (
+                fingerprint.fingerprint(self._model)
+                if version is None
+                else version_fingerprint(version)
+            )
+            taken = self._taken = (watch, found)
             self._countable = True
         elif known is not None and known[0] == taken[0].turns:
             return known[1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter, is_
 from typing import Any
 
@@ -36,18 +36,27 @@ _SCALARS = (str, int, float, bool, bytes, type(None))
 class Watch:
     """Whether a loaded model is still the one whose fingerprint was taken.
 
+    Args:
+        model: it.
+        weights: whether to look at what the fingerprint is taken of; not where the model's owner
+            answers for it. What a profile says otherwise is looked at in any case.
+
     Attributes:
         turns: how often something was looked at closely, and proved to be the same: an attribute
             that decides no vector may have changed.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, weights: bool = True) -> None:
         # A loaded model has imported it; this module alone must not.
         import torch
 
         self._address = torch.Tensor.data_ptr
+        modules, self._weights = list(model.modules()), weights
+        self._set = [module for module in modules if module is not model and _is_set(module)]
+        if not weights:  # but for the first, which tells the model's dtype
+            modules = [model, *self._set, *islice(filter(_has_weights, modules), 1)]
         # Held, not only their ids: those of what is collected are given to something new.
-        own = [vars(module) for module in model.modules()]
+        own = [vars(module) for module in modules]
         kinds = ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
         self._dicts: list[dict[str, Any]] = [settings[kind] for settings in own for kind in kinds]
         self._held = list(chain.from_iterable(map(dict.values, self._dicts)))
@@ -56,9 +65,6 @@ class Watch:
         self._samples = _Samples(self._tensors)
         self._addresses = self._where()
         self._numbers = self._read_numbers()
-        self._set = [
-            module for module in model.modules() if module is not model and _is_set(module)
-        ]
         self._kept = [list(vars(module).values()) for module in self._set]
         self._settings = self._read_settings(model)
         self.turns = 0
@@ -81,13 +87,13 @@ class Watch:
         # places, nothing of it has changed. The tokenizer is Rust's, and has no such dicts.
         contained = gc.get_referents(*self._containers)
         if len(contained) == len(self._contained) and all(map(is_, contained, self._contained)):
-            return self._read_tokenizers() == self._tokenizers
+            return self._read_tokenizers(model) == self._tokenizers
         held = list(chain.from_iterable(map(dict.values, self._dicts)))
         if (
             len(held) != len(self._held)
             or not all(map(is_, held, self._held))
             or self._read_settings(model) != self._settings
-            or self._read_tokenizers() != self._tokenizers
+            or self._read_tokenizers(model) != self._tokenizers
         ):
             return False
         self.turns += 1
@@ -98,7 +104,7 @@ class Watch:
         settings = [vars(model), *map(vars, self._set)]
         self._containers = [*self._dicts, *_containers(settings)]
         self._contained = gc.get_referents(*self._containers)
-        self._tokenizers = self._read_tokenizers()
+        self._tokenizers = self._read_tokenizers(model)
 
     def _where(self) -> list[int]:
         return list(map(self._address, self._tensors))
@@ -113,7 +119,9 @@ class Watch:
             read.append([_brief(value) for name, value in own if is_setting(module, name)])
         return read
 
-    def _read_tokenizers(self) -> list[Any]:
+    def _read_tokenizers(self, model: Any) -> list[Any]:
+        if not self._weights:
+            return [model.max_seq_length]
         found: list[Any] = []
         for module in self._set:
             own = vars(module)
@@ -163,6 +171,10 @@ def _containers(values: Iterable[Any]) -> Iterator[Any]:
         elif isinstance(value, (list, tuple)):
             yield value
             yield from _containers(value if len(value) < _LONG else ())
+
+
+def _has_weights(module: Any) -> bool:
+    return any(tensor is not None for tensor in module._parameters.values())
 
 
 def _is_set(module: Any) -> bool:

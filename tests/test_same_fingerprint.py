@@ -84,3 +84,41 @@ def test_by_copies(minilm: Any, model_path: str, tmp_path: Path) -> None:
     assert fingerprint(SentenceTransformer(model_path, device="cpu")) == before
     shutil.copytree(model_path, tmp_path / "copy")
     assert fingerprint(SentenceTransformer(str(tmp_path / "copy"), device="cpu")) == before
+
+
+def test_by_a_version_whatever_the_weights(own_minilm: Any, store: EmbeddingStore) -> None:
+    encoder = CachedEncoder(own_minilm, store, version="1")
+    before = encoder.namespace()
+    for tensor in list(own_minilm.parameters()):
+        tensor.data += 1
+    own_minilm[0].auto_model.encoder.layer[0] = own_minilm[0].auto_model.encoder.layer[1]
+    own_minilm.train()
+    assert encoder.namespace() == before
+    assert CachedEncoder(own_minilm, store, version="2").namespace() != before
+    assert CachedEncoder(own_minilm, store).namespace() != before
+
+
+def test_but_what_a_version_does_not_say(own_minilm: Any, store: EmbeddingStore) -> None:
+    encoder = CachedEncoder(own_minilm, store, version="1")
+    namespaces = [encoder.namespace()]
+
+    def changed() -> bool:
+        namespaces.append(encoder.namespace())
+        return namespaces[-1] not in namespaces[:-1]
+
+    own_minilm.max_seq_length = 64
+    assert changed()
+    own_minilm.tokenizer.model_max_length = 32
+    assert changed()
+    own_minilm.truncate_dim = 8
+    assert changed()
+    own_minilm.prompts["query"] = "other: "
+    assert not changed()
+    own_minilm.default_prompt_name = "query"
+    assert changed()
+    own_minilm.prompts["query"] = "another: "
+    assert changed()
+    own_minilm.half()
+    assert changed()
+    assert namespaces[-1].dtype == "float16"
+    assert encoder.namespace() == namespaces[-1]

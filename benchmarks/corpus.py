@@ -29,6 +29,11 @@ def vectors(first: int, count: int) -> Array:
     return np.random.default_rng(first).standard_normal((count, DIM), np.float32)
 
 
+def in_parts(texts: list[str], size: int) -> list[list[str]]:
+    """``texts``, by ``size``."""
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+
 class Floor:
     """What no store can do without: hash the text, find the row, gather. All in private memory."""
 

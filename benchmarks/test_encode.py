@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.corpus import fill, sentence
+from benchmarks.corpus import fill, in_parts, sentence
 from benchmarks.race import Race
 from embstore import CachedEncoder, EmbeddingStore
 from embstore.batching.corpus import stdlib_paragraphs
 
 WARM = 10_000
 SINGLES = 300
+A_ROUND = 20
+"""Single texts in a round: short, so that the machine is at one speed throughout."""
 COLD = 512
 """Texts that the model embeds in a round: some seconds."""
 REPEATS = 128
@@ -77,12 +79,18 @@ def test_warm_single(race: Race, folder: Path, model: Any, model_path: str, kind
             if kind == "a path, not loaded":
                 encoder = CachedEncoder(model_path, store, device="cpu")
 
-        def one_by_one() -> None:
-            for text in texts:
+        def one_by_one(part: list[str]) -> None:
+            for text in part:
                 encoder.encode(text)
 
-        one_by_one()  # from here on in memory
-        result = race({"embstore": one_by_one}, items=SINGLES, rounds=25)
+        one_by_one(texts)  # from here on in memory
+        parts = itertools.cycle(in_parts(texts, A_ROUND))
+        result = race(
+            {"embstore": one_by_one},
+            items=A_ROUND,
+            rounds=2001,
+            inputs=((part,) for part in parts),
+        )
         assert encoder.stats().misses == SINGLES
     result.report(f"encode(str), in memory, {kind}", seconds=15e-6)
 

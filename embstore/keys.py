@@ -170,6 +170,12 @@ def digest_texts(texts: Iterable[str], seed: int) -> list[bytes]:
     Raises:
         TypeError: if a text is not a ``str``.
     """
+    try:
+        if type(texts) is list and len(texts) == 1:  # all that follows takes 0.4 µs more
+            raw = texts[0].encode()
+            return [xxh3_128_digest(raw, seed) if len(raw) <= 240 else _of_long(raw, seed)]
+    except (AttributeError, UnicodeEncodeError):
+        pass
     texts = columns.listed(texts)
     try:
         # In one pass: a list of all bytes first takes half as long again.

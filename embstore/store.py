@@ -226,8 +226,7 @@ class EmbeddingStore:
             return self._find_watched(namespace, digests)
         if len(digests) == 1 and not again:
             vectors, found, from_memory = self._tiers.find_one(namespace, digests[0])
-            hit = found.item()
-            self._counters.looked_up_one(namespace.id, from_memory=from_memory, found=hit)
+            self._counters.looked_up_one(namespace.id, from_memory, from_memory or found.item())
             return vectors, found
         vectors, found, in_memory = self._tiers.find(namespace, digests)
         self._counters.looked_up_many(namespace.id, digests, found, in_memory, again=again)

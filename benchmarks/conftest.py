@@ -29,8 +29,11 @@ _TOUCHED = 8 * 2**30
 @pytest.fixture(scope="session", autouse=True)
 def touched_memory(request: pytest.FixtureRequest) -> None:
     """Touch memory, and give it back: what a virtual machine has never used, its host has yet to
-    find. A bare write to a file took 5 µs a row on a machine just started, and then 0.6. (Where free
-    pages are reported to the host, a second later they are gone again: docs/performance.md.)"""
+    find. A bare write to a file took 5 µs a row on a machine just started, and then 0.6.
+
+    (Where free pages are reported to the host, a second later they are gone again: see
+    docs/performance.md.)
+    """
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     wanted = _TOUCHED * (2 if request.config.getoption("--million") else 1)
     np.empty(min(wanted, available * 3 // 4), np.uint8)[:: os.sysconf("SC_PAGE_SIZE")] = 1

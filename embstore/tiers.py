@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embstore import hooks
-from embstore.backends.base import FOUND, Backend, Found
+from embstore.backends.base import FOUND, Backend, Found, all_of
 from embstore.backends.joins import absent, fit, join, nothing
 from embstore.backends.rows import Array
 from embstore.claims import Claims
@@ -91,7 +91,7 @@ class Tiers:
         """The vectors, (n, dim), which were found, (n,) bool, and which of these in memory."""
         if self._near and len(digests) > _SMALL_CALL:
             vectors, found = self._ask_backend(namespace, digests)
-            if found.all() or not len(self._memory):
+            if all_of(found) or not len(self._memory):
                 return vectors, found, np.zeros_like(found)
             more, kept = self._ask_memory(namespace, absent(digests, found))
             if not fit(vectors, more):
@@ -100,7 +100,7 @@ class Tiers:
             vectors, everywhere = join((vectors, found), (more, kept))
             return vectors, everywhere, everywhere & ~found
         vectors, in_memory = self._ask_memory(namespace, digests)
-        if in_memory.all() and len(digests):
+        if all_of(in_memory) and len(digests):
             return vectors, in_memory, in_memory
         wanted = absent(digests, in_memory)
         more, found = self._ask_backend(namespace, wanted)
@@ -151,7 +151,7 @@ class Tiers:
             digests = [digests[number] for number in np.flatnonzero(finite).tolist()]
             vectors = vectors[finite]
         new = self._write(namespace, digests, vectors, seconds, owner)
-        if new is not None and not new.all():
+        if new is not None and not all_of(new):
             # The others were stored before, by somebody else: theirs is the vector to be found.
             digests = [digests[number] for number in np.flatnonzero(new).tolist()]
             vectors = vectors[new]

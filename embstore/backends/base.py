@@ -28,6 +28,11 @@ FOUND: Found = np.ones(1, np.bool_)
 """To be copied, which takes a fifth of the time of making it."""
 
 
+def all_of(found: Found) -> bool:
+    """``found.all()``, in a quarter of its time where there is one text, or a batch of them."""
+    return b"\0" not in found.tobytes()
+
+
 @dataclass(frozen=True)
 class NamespaceInfo:
     """A namespace and what is stored under it.

@@ -48,7 +48,7 @@ def as_vectors(output: Any, count: int) -> Array:
         )
     if vectors.dtype == np.float64 and not hasattr(output, "dtype"):
         return vectors.astype(np.float32)
-    return vectors.astype(vectors.dtype.newbyteorder("="), copy=False)
+    return vectors if vectors.dtype.isnative else vectors.astype(vectors.dtype.newbyteorder("="))
 
 
 def as_digests(digests: Iterable[bytes]) -> Digests:

@@ -20,6 +20,7 @@ from embstore.backends.base import (
     NamespaceInfo,
     Progressed,
     VerifyReport,
+    all_of,
     unheard,
 )
 from embstore.backends.disk import repair, runs
@@ -134,7 +135,7 @@ class DiskBackend:
                 return None
             rows = shelf.locate(query)
             found = rows >= 0
-            return (shelf.vectors(rows), found) if partly or found.all() else None
+            return (shelf.vectors(rows), found) if partly or all_of(found) else None
 
     def put_many(
         self,
@@ -207,7 +208,7 @@ class DiskBackend:
                 shelf.file.path.unlink(missing_ok=True)
             raise
         with INDEX:
-            shelf.learn(shelf.head.rows, query if new.all() else query[new], sound=True)
+            shelf.learn(shelf.head.rows, query if all_of(new) else query[new], sound=True)
             shelf.tail = tail
             self._shelves.add(shelf)
         if made and not old:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embstore.backends.base import Found
+from embstore.backends.base import FOUND, Found
 from embstore.backends.disk import runs
 from embstore.backends.disk.index import DigestIndex
 from embstore.backends.disk.ledger import Head, Tail
@@ -191,7 +191,7 @@ class Shelf:
         time among these."""
         self._check_kept()
         if len(digests) == 1 and self._index.find_one(digests.item(0, 0)) < 0:
-            return np.ones(1, np.bool_)
+            return FOUND.copy()
         first = first_of_each(digests)
         if len(digests) <= _BATCH and self._index.has_none(digests):
             return first

@@ -61,10 +61,11 @@ class MemoryTier:
 
     def get(self, key: bytes) -> bytes | None:
         """:meth:`get_many` for one key."""
+        rows = self._rows
         with self._lock:
-            row = self._rows.get(key)
+            row = rows.get(key)
             if row is not None:
-                self._rows.move_to_end(key)
+                rows.move_to_end(key)
         return row
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -9,8 +9,10 @@ mean that the model has to be loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -250,7 +252,19 @@ def _loading(digest: str, arguments: Mapping[str, Any]) -> bytes:
 
 
 def _version(distribution: str) -> str | None:
-    import importlib.metadata  # 10 ms, which a look-up in a store need not take
+    """The installed version of a distribution, None if there is none."""
+    # Installers write it into a folder's name. Importing importlib.metadata to be told takes 15 ms,
+    # of the 360 of a process that looks a thousand texts up.
+    start, end = f"{distribution.replace('-', '_')}-", ".dist-info"
+    for place in sys.path:
+        with contextlib.suppress(OSError):
+            names = [each for each in os.listdir(place or ".") if each.startswith(start)]
+            found = [each for each in names if each.endswith(end)]
+            if names:
+                if len(found) == len(names) == 1:
+                    return found[0][len(start) : -len(end)]
+                break
+    import importlib.metadata
 
     try:
         return importlib.metadata.version(distribution)

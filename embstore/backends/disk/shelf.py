@@ -13,7 +13,7 @@ from embstore.backends.disk import runs
 from embstore.backends.disk.index import DigestIndex
 from embstore.backends.disk.ledger import Head, Tail
 from embstore.backends.disk.vectors import Header, VectorFile
-from embstore.backends.rows import Array, Digests, Rows, as_digests, first_of_each
+from embstore.backends.rows import Array, Digests, Rows, as_digests, distinct, first_of_each
 from embstore.errors import StoreDamagedError
 from embstore.keys import DIGEST_SIZE
 from embstore.locks import INDEX
@@ -108,7 +108,7 @@ class Shelf:
         last = digests[run.stop - 1].tobytes()
         back = [run.stop - 2**power for power in range(run.stop.bit_length())]
         even = np.linspace(run.first, run.stop - 1, _LOOKED_AT).astype(np.int64)
-        numbers = np.unique([row for row in [*back, *even.tolist()] if row >= run.first])
+        numbers = sorted({row for row in [*back, *even.tolist()] if row >= run.first})
         looked = np.ascontiguousarray(digests[numbers])
         looked = looked[looked.any(axis=1)]
         # A digest may stand in an older row as well: what counts is what stands where it says.
@@ -208,7 +208,7 @@ class Shelf:
         present = rows < len(mapped)
         stored = mapped["digest"][np.where(present, rows, 0)] if present.any() else digests
         same: Found = present & (stored == digests).all(axis=1)
-        unchecked = np.unique(rows[same][~self._sound[rows[same]]])
+        unchecked = distinct(rows[same][~self._sound[rows[same]]])
         if len(unchecked):
             self._check(mapped, unchecked)
             same[same] = self._sound[rows[same]]

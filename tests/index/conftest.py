@@ -14,6 +14,7 @@ from tests.index.kept import KEPT_ROWS, build
 @pytest.fixture(autouse=True)
 def few_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_ROWS", KEPT_ROWS)
+    monkeypatch.setattr(runs, "_EAGER", 1)  # so that there are several
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     location = tmp_path_factory.mktemp("whole") / "store"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "KEPT_ROWS", KEPT_ROWS)
+        patch.setattr(runs, "_EAGER", 1)
         build(location)
     return location
 

@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from embstore import EmbeddingStore
 from embstore.backends.disk import runs
-runs.KEPT_ROWS = {KEPT_ROWS}
+runs.KEPT_ROWS, runs._EAGER = {KEPT_ROWS}, 1
 from tests.index.kept import *
 location = Path(sys.argv[1])
 """

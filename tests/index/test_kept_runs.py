@@ -79,6 +79,24 @@ with EmbeddingStore(location, memory_limit=0) as store:
         assert rows_recalled(store) > STOPS[-1], "what they have sorted need not be sorted here"
 
 
+def test_small_ones_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to some size they are merged although they are larger than what is new."""
+    monkeypatch.setattr(runs, "_EAGER", 4)
+    monkeypatch.setattr(runs, "_SMALL", 16 * KEPT_ROWS)
+    texts, seen = texts_of(64 * KEPT_ROWS), []
+    with EmbeddingStore(tmp_path, memory_limit=0, on_error="raise") as store:
+        for first in range(0, len(texts), KEPT_ROWS):
+            put(store, MODEL, texts[first : first + KEPT_ROWS])
+            seen.append([stop - start for start, stop in ranges(tmp_path)])
+        assert all(check(store, MODEL, texts))
+    sizes = [[run // KEPT_ROWS for run in sizes] for sizes in seen]
+    assert sizes[:9] == [[1], [2], [3], [4], [5], [5, 1], [7], [7, 1], [9]]
+    assert max(map(len, sizes[:16])) == 2
+    large = [sizes[0] for sizes in sizes[16:]]
+    assert len(set(large)) <= 3, "a large one waits for as many new rows as it has"
+    assert found_in(tmp_path, texts) == len(texts)
+
+
 @pytest.mark.parametrize("batch", [1, 7, 64, 100])
 def test_their_number_is_logarithmic(tmp_path: Path, batch: int) -> None:
     """As in a binary counter; and no row is in two of them."""
@@ -238,7 +256,7 @@ def test_reading_only(location: Path) -> None:
 
 def use(location: Path, store: EmbeddingStore | None, first: int) -> int:
     """Read and write as a child; how many rows were found."""
-    runs.KEPT_ROWS = KEPT_ROWS
+    runs.KEPT_ROWS, runs._EAGER = KEPT_ROWS, 1
     store = store or EmbeddingStore(location, memory_limit=0, on_error="raise")
     found = sum(check(store, MODEL, texts_of(COUNT)))
     assert rows_recalled(store) == STOPS[-1]

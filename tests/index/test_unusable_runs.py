@@ -186,6 +186,7 @@ def test_a_full_disk_keeps_no_half_of_a_run(
         assert {file.name for file in run_files(location)} == before
         monkeypatch.undo()
         monkeypatch.setattr(runs, "KEPT_ROWS", 64)
+        monkeypatch.setattr(runs, "_EAGER", 1)
         put(store, MODEL, texts_of(64, 10_000))
         assert rows_recalled(store) > COUNT
 

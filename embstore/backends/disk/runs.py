@@ -15,7 +15,7 @@
 Little-endian. All that a run says is believed after the row was read, so a file may be missing,
 stale or garbage: it costs a sort, or a text that is computed again. Whoever commits writes runs,
 now and then; whoever only reads writes none. A file is made under another name and renamed, and
-never changed. Neighbours that are no larger than a new run are merged into it.
+never changed. Neighbours that are no larger than a new run, or small, are merged into it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,15 @@ BYTES_A_ROW = 16
 
 KEPT_ROWS = 2**16
 """Rows in the smallest run that is kept: what a new process has to sort at most. With 2**18, one
-that looked 1,000 texts of a million up took 306 ms and not 273; commits of 256 rows took 3 % less
-there, as there were two files fewer to look into."""
+that looked 1,000 texts of a million up took 306 ms and not 273."""
+
+_EAGER = 4
+"""Times its own rows that a neighbour of a new run may have to be merged into it, while it has less
+than :data:`_SMALL`. A million rows lie in two runs then and not four, each of which costs a batch
+of 256 that is written 25 µs; and each digest was copied four times and not three."""
+
+_SMALL = 2**22
+"""Rows that are merged in less than 0.2 s."""
 
 _CHECKED_BYTES = 64 * 2**20
 """Size of a file up to which its checksum is compared when it is opened: 10 ms. A larger one is
@@ -156,7 +163,7 @@ def kept_runs(vectors: Path, header: Header, rows: int) -> list[KeptRun]:
 def keep(
     vectors: Path, header: Header, kept: Sequence[KeptRun], new: Sequence[Run], last: bytes
 ) -> bool:
-    """Write runs into a file, merged with those kept before that are no larger.
+    """Write runs into a file, merged with those kept before that are no larger, or small.
 
     Args:
         vectors: the folder of the vector files.
@@ -172,7 +179,7 @@ def keep(
         OSError: if it cannot be written.
     """
     runs, rest = list(new), list(kept)
-    while rest and rest[-1].stop - rest[-1].first <= new[-1].stop - runs[0].first:
+    while rest and _are_merged(rest[-1].stop - rest[-1].first, new[-1].stop - runs[0].first):
         if not rest[-1].is_whole() or not rest[-1].is_sound():
             rest[-1].path.unlink(missing_ok=True)
             return False  # next time, without it
@@ -207,6 +214,11 @@ def keep(
         if inside and (first, stop) != (runs[0].first, runs[-1].stop):
             path.unlink(missing_ok=True)
     return True
+
+
+def _are_merged(old: int, new: int) -> bool:
+    """Whether a run of so many rows is merged into a new one behind it."""
+    return old <= max(new, min(_EAGER * new, _SMALL))
 
 
 def _named(vectors: Path, header: Header) -> list[tuple[Path, int, int]]:

@@ -16,6 +16,8 @@ from embstore.backends.rows import Array
 
 DIM = 384
 BATCH = 256
+A_ROUND = 20
+"""Single texts in a round: short, so that the machine is at one speed throughout."""
 NAMESPACE = Namespace("benchmark")
 
 

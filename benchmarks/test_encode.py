@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.corpus import fill, in_parts, sentence
+from benchmarks.corpus import A_ROUND, fill, in_parts, sentence
 from benchmarks.race import Race
 from embstore import CachedEncoder, EmbeddingStore
 from embstore.batching.corpus import stdlib_paragraphs
 
 WARM = 10_000
 SINGLES = 300
-A_ROUND = 20
-"""Single texts in a round: short, so that the machine is at one speed throughout."""
 COLD = 512
 """Texts that the model embeds in a round: some seconds."""
 REPEATS = 128

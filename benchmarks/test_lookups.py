@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from xxhash import xxh3_128_digest
 
-from benchmarks.corpus import DIM, NAMESPACE, Stored, in_parts
+from benchmarks.corpus import A_ROUND, DIM, NAMESPACE, Stored, in_parts
 from benchmarks.race import LINES, Line, Race
 from embstore.backends.rows import Array
 from embstore.claims import Claims
@@ -23,8 +23,6 @@ from embstore.tiers import Tiers
 
 TEXTS = 10_000
 SINGLES = 1_000
-A_ROUND = 20
-"""Single texts in a round: short, so that the machine is at one speed throughout."""
 SIZES = pytest.mark.parametrize(
     "count",
     [

@@ -120,7 +120,7 @@ class Watch:
         return read
 
     def _read_tokenizers(self, model: Any) -> list[Any]:
-        if not self._weights:
+        if not self._weights:  # the one setting of a tokenizer that a profile has
             return [model.max_seq_length]
         found: list[Any] = []
         for module in self._set:

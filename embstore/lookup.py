@@ -55,7 +55,7 @@ class Lookup:
         self._texts = texts
         self._digests = digests
         self._as_halves = namespace.stored_as == "float16"
-        self._vectors = self._widen(vectors) if self._as_halves else vectors
+        self._vectors = self._widen(vectors)
         self._absent: list[int] = [] if all_of(found) else np.flatnonzero(~found).tolist()
         self._first: dict[bytes, int] = {}
         for position in self._absent:

